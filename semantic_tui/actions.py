@@ -54,7 +54,7 @@ _FAILED: Mapping[str, str] = {
 
 
 def done_text(cmd: str, args: Mapping[str, Any]) -> str:
-    """Return what a command did."""
+    """Return the confirmation of a command."""
     text = _DONE.get(cmd, f"{cmd}: done").format(_object(args))
     if cmd == "agents.export":
         text += f" File: {args.get('path')}."

@@ -138,7 +138,7 @@ def columns_for(width: int) -> tuple[AgentColumn, ...]:
 
 
 def titles(columns: tuple[AgentColumn, ...], width: int) -> tuple[Column, ...]:
-    """Return the columns as a table names them; the agent's name gets what the others leave."""
+    """Return the columns with titles for a table; the agent's name gets the remaining width."""
     taken = sum(column.width for column in columns) + 2 * CELL_PADDING * len(columns) + _BORDER
     name = max(8, min(_MAX_NAME, width - taken))
     return tuple(Column(column.title, column.width or name, column.right) for column in columns)

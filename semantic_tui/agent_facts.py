@@ -61,7 +61,7 @@ _BAR = "queue│restore│prefill│decode"
 
 
 def turn_columns(width: int) -> tuple[Column, ...]:
-    """Return the columns of the turns for a terminal of `width` characters; the miss gets what the others leave."""
+    """Return the columns of the turns for a terminal of `width` characters; the miss gets the remaining width."""
     wide = width >= 112
     columns = [
         Column("turn", 4), Column("prompt", 6), Column("answer", 6),
@@ -120,7 +120,7 @@ def _phase(turn: TurnRow, key: str) -> float:
 
 
 def turn_text(turn: TurnRow, *, short: bool = False) -> Content:
-    """Return a turn's phases in figures, the verdict, and what is known of a miss; `short` takes three lines."""
+    """Return a turn's phases in figures, the verdict, and the cause of a miss; `short` takes three lines."""
     parts: list[tuple[str, str] | str] = []
     for key, name, character, style in PHASES:
         parts += [

@@ -34,7 +34,7 @@ def is_failing(state: WatchState) -> bool:
 
 
 def alarms(state: WatchState) -> list[Alarm]:
-    """Return the present alarms, errors first; none while the daemon is not there (another line says so)."""
+    """Return the present alarms, errors first; none without a daemon (another line reports that)."""
     if not state.connected:
         return []
     found = [

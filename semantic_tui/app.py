@@ -138,7 +138,7 @@ class Dashboard(App[None]):
             self.set_interval(1.0, self._look_at_the_clock)
 
     def _look_at_the_clock(self) -> None:
-        """See whether the daemon is silent; what is old gets older on the screen while nothing comes."""
+        """Detect a silent daemon, and update the age of stale figures."""
         state = self.state
         silent_s = self.clock() - (state.last_heard_at or self.clock())
         state.is_silent = state.connected and silent_s > SILENT_AFTER_S
@@ -147,7 +147,7 @@ class Dashboard(App[None]):
         self._was_silent = state.is_silent
 
     def _show_again(self, _: App[Any]) -> None:
-        """Draw everything: another program had the terminal, and what was drawn is gone."""
+        """Redraw everything: another program used the terminal."""
         self.refresh(layout=True)
         self.changed()
 
@@ -193,7 +193,7 @@ class Dashboard(App[None]):
         self.changed()
 
     def notify(self, message: str, *, title: str = "", **more: Any) -> None:
-        """Show a notice; what the daemon or a program said in it is made safe here."""
+        """Show a notice; text of the daemon or a program is made safe here."""
         super().notify(many_lines(message), title=one_line(title), **more)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
@@ -203,7 +203,7 @@ class Dashboard(App[None]):
     # What keys do.
 
     def command(self, cmd: str, *, reply_within_s: float | None = 30.0, **args: Any) -> None:
-        """Run a command while the screen continues; a toast says how it ended."""
+        """Run a command in the background; a toast reports its outcome."""
         self.run_worker(self._run(cmd, reply_within_s, args))
 
     async def _run(self, cmd: str, reply_within_s: float | None, args: Mapping[str, Any]) -> None:
@@ -271,7 +271,7 @@ class Dashboard(App[None]):
         self.push_screen(ChatScreen(self, agent, forks=keeps_elsewhere))
 
     async def take_turn(self, agent: str, text: str) -> bool:
-        """Say something to an agent and wait for the answer, which is shown as it comes; returns whether it came."""
+        """Send a turn to an agent and wait for the answer, which is shown as it streams; returns whether it came."""
         state = self.state
         said = Said(many_lines(text), num_user_turns(entries(state, agent)), state.requests_heard(agent))
         self._stopped.discard(agent)
@@ -405,7 +405,7 @@ class Dashboard(App[None]):
         self.changed()
 
     async def action_switch_mode(self, mode: str) -> None:
-        """Go to a screen; to that of agents, where none has a tile yet, with the one under the cursor, or the first."""
+        """Go to a screen; the agent screen without tiles opens the agent under the cursor, or the first."""
         if mode == "agent" and not self.watched:
             shown = self.screen.chosen_agent() if isinstance(self.screen, AgentActionsScreen) else None
             agent = shown or next((row.row.id for row in self.state.rows()), None)
@@ -471,7 +471,7 @@ class Dashboard(App[None]):
         self.connection.retry_now()
 
     async def _follow_start(self, process: asyncio.subprocess.Process) -> str:
-        """Show what a start says while it runs, in its last line; returns the end of all of it."""
+        """Show the last output line of a start while it runs; returns the end of its output."""
         said = ""
         assert process.stdout is not None
         while piece := await process.stdout.read(4096):

@@ -49,7 +49,7 @@ class AppProtocol(Protocol):
         ...
 
     async def take_turn(self, agent: str, text: str) -> bool:
-        """Say something to an agent and wait for the answer, which is shown as it comes; returns whether it came."""
+        """Send a turn to an agent and wait for the answer, which is shown as it streams; returns whether it came."""
         ...
 
     async def fork(self, agent: str) -> str | None:
@@ -57,7 +57,7 @@ class AppProtocol(Protocol):
         ...
 
     def stop_answer(self, agent: str) -> None:
-        """Cancel what the agent is answering; what came of it stays."""
+        """Cancel the agent's present answer; the text so far stays."""
         ...
 
     def change_model(self, action: str, model: str) -> None:

@@ -27,7 +27,7 @@ class History:
         return self._last[step_s]
 
     def take(self, facts: HistoryResult) -> None:
-        """Take an answer of `history`; after a gap or a restart what was known before is dropped."""
+        """Take an answer of `history`; after a gap or a restart, earlier samples are dropped."""
         step_s = facts.step_s
         if step_s not in self._series:
             return

@@ -59,7 +59,7 @@ def first_turn_row(requests: Sequence[RequestRow]) -> AgentRow:
 
 
 def request_state(row: RequestRow, *, room: int | None = None) -> Cell:
-    """Return what a request does, in at most `room` characters where a short form does it."""
+    """Return the activity of a request, in at most `room` characters if a short form fits."""
     if row.state == "decoding":
         rate = row.tokens_per_s
         done = f"{rate:.0f}/s" if rate is not None else f"{row.completion_tokens} tokens"
@@ -76,7 +76,7 @@ def request_state(row: RequestRow, *, room: int | None = None) -> Cell:
 
 
 def agent_state(row: AgentRow | None, requests: Sequence[RequestRow], *, room: int | None = None) -> Cell:
-    """Return what an agent's furthest request does, and how many more it has; without requests, its tier."""
+    """Return the activity of an agent's furthest request, and the number of others; without requests, its tier."""
     if not requests:
         state = (row.state if row is not None else "") or "-"
         return state, STATE_STYLES.get(state, "$success")

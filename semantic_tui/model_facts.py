@@ -48,7 +48,7 @@ def model_cells(row: ModelRow, change: ModelChange | None = None) -> tuple[Cell,
 
 
 def changes_text(state: WatchState) -> Content:
-    """Return a line per change with its time, newest first; a failed one says why and what served afterwards."""
+    """Return a line per change with its time, newest first; a failed one has the reason and the model that serves."""
     lines = []
     for model, change in reversed(state.changes.items()):
         stage, share = change.progress.stage, change.progress.progress
@@ -88,7 +88,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _memory(state: WatchState, model: str) -> tuple[str, bool | None]:
-    """Return what a model needs, what is free, and whether it fits (None: not known)."""
+    """Return a text of the memory needed and free, and whether the model fits (None: not known)."""
     row, free = _row(state, model), state.status.free_memory_bytes
     if row.loaded:
         return f"{model} is already loaded; no more memory is needed.", True

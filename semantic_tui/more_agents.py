@@ -76,7 +76,7 @@ class MoreAgents:
         return self._has_more and self._answered == self.search and self.search.number < MAX_FOUND
 
     def take(self, search: AgentSearch, rows: Sequence[AgentRow], *, has_more: bool) -> None:
-        """Take what was found, if it still is what is asked for."""
+        """Take the results, if they belong to the current query."""
         if search == self.search and search.number:
             self.rows, self._answered, self._has_more = tuple(rows[:MAX_FOUND]), search, has_more
 
@@ -85,5 +85,5 @@ class MoreAgents:
         self.rows = tuple(row for row in self.rows if row.id != agent)
 
     def forget(self) -> None:
-        """Drop what was found: it is asked for again."""
+        """Drop the results: they will be fetched again."""
         self.rows, self._answered = (), AgentSearch()

@@ -34,7 +34,7 @@ def short_size(num_bytes: float | None) -> str:
 
 
 def count(number: int) -> str:
-    """Return a count in at most seven characters: a figure that a column cuts says another number."""
+    """Return a count in at most seven characters: a truncated figure would be another number."""
     if number < 1_000_000:
         return f"{number:,}"
     return f"{number / 1e6:.1f}M" if number < 1e9 else f"{number / 1e9:.1f}G"
@@ -114,7 +114,7 @@ AGENT_COLUMNS = (
 
 
 def agent_row(agent: LiveAgent) -> tuple[str, ...]:
-    """Return an agent's cells, in the order of `AGENT_COLUMNS`; its requests say what it does."""
+    """Return an agent's cells, in the order of `AGENT_COLUMNS`; its requests give its state."""
     row = agent.row
     return (
         row.id,
@@ -153,7 +153,7 @@ def request_row(request: RequestRow) -> tuple[str, ...]:
 
 
 def header(status: StatusResult, requests: Sequence[RequestRow] = ()) -> list[str]:
-    """Return the daemon's state in a few lines; `requests` say what those that wait are waiting for."""
+    """Return the daemon's state in a few lines; `requests` give the reasons of waiting ones."""
     engine, cache = status.engine, status.cache
     cap, waits = cache.warm_cap_bytes, waits_text(requests)
     return [
@@ -198,7 +198,7 @@ def _ranks(status: StatusResult) -> list[str]:
 
 
 def _ends(status: StatusResult) -> list[str]:
-    """Return how requests ended and what the cache saved, as far as the daemon says it."""
+    """Return the outcomes of requests and the savings of the cache, as far as the daemon reports them."""
     lines = []
     if (outcomes := status.outcomes) is not None:
         lines.append(

@@ -125,7 +125,7 @@ class Polling:
         state.more.take(search, rows, has_more=after is not None)
 
     async def prompt(self, request: str) -> None:
-        """Fetch what a running request asks about: its agent has it only when the turn has ended."""
+        """Fetch the prompt of a running request: its agent has it only when the turn has ended."""
         try:
             answer = await self._connection.call("requests.prompt", request=request)
         except ControlError:

@@ -253,7 +253,7 @@ class WatchState:
         self.num_agents = number if isinstance(number, int) else len(rows)
 
     def begin(self, daemon: HelloResult) -> None:
-        """A connection begins: what was dropped before is of no interest, another process has another history."""
+        """Reset at a new connection: the count of dropped events, and the history of another process."""
         hello = read(HelloResult, safe_values(asdict(daemon)))
         if hello.pid != self.daemon.pid:
             self.history.forget()
@@ -282,7 +282,7 @@ class WatchState:
         self.models = read_all(ModelRow, safe_values(answer.get("models")))
 
     def take_settings(self, answer: Facts) -> None:
-        """Take an answer of `config.show`; as it is, for these values are not shown."""
+        """Take an answer of `config.show` unchanged: these values are not shown."""
         self.settings = read(ConfigResult, answer).settings
 
     def take_doctor(self, report: Facts, at: str = "") -> None:
@@ -308,7 +308,7 @@ class WatchState:
             self.prompts.popitem(last=False)
 
     def forget(self, agent: str) -> None:
-        """Drop what is kept of an agent that the daemon has no longer: what is deleted is not shown."""
+        """Drop the details of an agent that the daemon no longer has: deleted text is not shown."""
         self.details.pop(agent, None)
         self.streams.pop(agent, None)
         for request in [request for request, (owner, _) in self.other_streams.items() if owner == agent]:

@@ -50,7 +50,7 @@ class Line:
 
 
 def entries(state: WatchState, agent: str) -> list[Entry]:
-    """Return the conversation as the daemon keeps it, then what the agent is writing now."""
+    """Return the conversation as the daemon keeps it, then the agent's answer so far."""
     details = state.details.get(agent, AgentDetails())
     messages, system = details.messages, details.facts.system
     said = state.said.get(agent)
@@ -101,7 +101,7 @@ def _asked_now(
 
 
 def _since_last_answer(found: Sequence[Entry]) -> list[Entry]:
-    """Return what was said after the model's last words."""
+    """Return the text after the model's last answer."""
     last = max((at for at, entry in enumerate(found) if entry.role == "assistant"), default=-1)
     return [Entry(entry.role, entry.text) for entry in found[last + 1 :] if entry.role != "system"]
 
@@ -178,7 +178,7 @@ class EntryLayout:
             self._take(entry.text)
 
     def extend(self, entry: Entry) -> bool:
-        """Take what was added to the message; returns False where it is another one."""
+        """Take the text added to the message; returns False where it is another message."""
         before = self._entry
         if entry == before:
             return True

@@ -59,7 +59,7 @@ class Tile(VerticalScroll):
             self.scroll_end(animate=False)
 
     def show(self, state: WatchState) -> None:
-        """Show the stream's end, if it moved, and what the agent does; without a stream, its last answer."""
+        """Show the stream's end, if it moved, and the agent's activity; without a stream, its last answer."""
         stream = state.streams.get(self.agent)
         row = state.agent(self.agent)
         if row is None and self.agent in state.details:
@@ -217,7 +217,7 @@ class AgentScreen(AgentActionsScreen):
         self._show_why()
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
-        """Show where the turn's prompt differed from what was cached."""
+        """Show where the turn's prompt differed from the cached text."""
         turn = self._turn()
         if turn is not None:
             self.app.push_screen(TextDialog("Where the prompt differed", difference(turn)))

@@ -37,7 +37,7 @@ class Words(TextArea):
         self._draft = ""
 
     async def _on_key(self, event: events.Key) -> None:
-        """Send, go to the next line, or go through what was said."""
+        """Send, start a new line, or recall earlier turns."""
         row, last_row = self.cursor_location[0], self.document.line_count - 1
         screen = self.screen
         if event.key == "enter" and isinstance(screen, ChatScreen):
@@ -65,7 +65,7 @@ class Words(TextArea):
         self.move_cursor(self.document.end)
 
     def take(self) -> str:
-        """Return what was written, and start again."""
+        """Return the text, and clear the input."""
         text = self.text.strip()
         self.text, self._at = "", None
         return text
@@ -107,7 +107,7 @@ class ChatScreen(LiveDialog):
         self.call_after_refresh(lambda: self.refresh_from(self._dashboard.state))
 
     def refresh_from(self, state: WatchState) -> None:
-        """Show the conversation as far as it came, and what the agent does."""
+        """Show the conversation so far, and the agent's activity."""
         if not self.query("#chat-keys"):
             return
         agent, requests = self._agent, state.requests_of(self._agent)
@@ -121,7 +121,7 @@ class ChatScreen(LiveDialog):
         self.query_one(TranscriptView).show_entries(entries(state, agent))
 
     def send(self) -> None:
-        """Say what was written."""
+        """Send the text."""
         words = self.query_one(Words)
         if not words.text.strip():
             return

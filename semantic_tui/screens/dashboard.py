@@ -190,7 +190,7 @@ class DashboardScreen(AgentActionsScreen):
             self.show(self.dashboard.state)
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
-        """At the end of the list, fetch what comes after it."""
+        """At the end of the list, fetch the next agents."""
         if event.cursor_row == event.data_table.row_count - 1:
             self.dashboard.more_agents()
 

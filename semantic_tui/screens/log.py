@@ -74,7 +74,7 @@ class LogScreen(WatchScreen):
         super().on_screen_resume()
 
     def show(self, state: WatchState) -> None:
-        """Append what is new; an idle log is not drawn again."""
+        """Append new lines; an idle log is not redrawn."""
         lines, level = self.query_one(RichLog), self.dashboard.preferences.log_level
         words = f" with {self._words!r}" if self._words else ""
         titles = (f"Log: {level} and above{words}", "following" if lines.auto_scroll else "staying")

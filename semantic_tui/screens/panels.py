@@ -25,7 +25,7 @@ _SERIES = (*("hit_rate", "evictions", "used_bytes"), *_RATES)
 
 
 def facts_shown(state: WatchState, span_s: int) -> object:
-    """Return what the panels are made of: while it is equal they are, whatever the clock and other facts do."""
+    """Return the facts that the panels depend on: while these are equal, the panels need no update."""
     past = tuple(state.history.values(key, span_s) for key in _SERIES)
     cache = replace(state.cache, free_disk_bytes=None)
     return (
@@ -169,7 +169,7 @@ def activity_lines(state: WatchState, width: int, height: int, *, span_s: int) -
 
 
 def request_line(row: RequestRow, width: int) -> Content:
-    """Return a request: whose, what it does, and how far it is, as far as there is room."""
+    """Return a request's agent, activity and progress, as far as there is room."""
     state_width = 20 if width >= 46 else 18
     name_width = max(8, min(20, width - state_width - 17))
     room = max(1, width - name_width - state_width - 2)
@@ -188,5 +188,5 @@ def request_line(row: RequestRow, width: int) -> Content:
 
 
 def _fitting(texts: Sequence[str], room: int) -> str:
-    """Return the first text that fits; empty where none does, for a number that is cut says something else."""
+    """Return the first text that fits; empty where none does, because a truncated number would be wrong."""
     return next((text for text in texts if len(text) <= room), "")

@@ -33,7 +33,7 @@ class WatchScreen(Screen[None]):
     ]
 
     def __init__(self) -> None:
-        """Take the style sheet as it is now: for a new screen Textual would read all of it again, twice."""
+        """Reuse the parsed style sheet: for a new screen Textual would parse all of it again, twice."""
         super().__init__()
         self._css_update_count = self.app._css_update_count  # noqa: SLF001 (there is no public way)
 

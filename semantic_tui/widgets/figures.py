@@ -130,7 +130,7 @@ def share_bar(share: float, width: int, style: str) -> Content:
 
 
 def budget_bar(cache: CacheStats, width: int) -> Content:
-    """Return a bar split into running, hot, pinned and in flight; what is left is free."""
+    """Return a bar split into running, hot, pinned and in flight; the rest is free."""
     budget = cache.budget_bytes
     amounts: dict[str, int] = {key: getattr(cache, key) for key, _, _, _ in BUDGET_PARTS}
     # The ledger counts pinned blocks as hot ones too; in the bar each byte has one colour.
@@ -183,7 +183,7 @@ def known_blocks(cache: CacheStats, one_by_one: Sequence[Block] | None) -> list[
 
 
 def block_map(blocks: Sequence[Block], width: int, height: int) -> Content:
-    """Return one cell per block, or per so many blocks where they do not fit; shared ones are filled diamonds."""
+    """Return one cell per block, or per several blocks where they do not fit; shared ones are filled diamonds."""
     cells = max(1, width * height)
     per_cell = max(1, -(-len(blocks) // cells))
     parts: list[tuple[str, str] | str] = []
@@ -197,7 +197,7 @@ def block_map(blocks: Sequence[Block], width: int, height: int) -> Content:
 
 
 def block_legend(blocks: Sequence[Block], width: int, height: int) -> Content:
-    """Return what a cell of the map means."""
+    """Return the legend of the map's cells."""
     per_cell = max(1, -(-len(blocks) // max(1, width * height)))
     counts = {"■": 0, "◆": 0, "□": 0}
     for state, num_holders in blocks:

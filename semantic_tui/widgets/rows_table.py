@@ -41,7 +41,7 @@ class Column(NamedTuple):
 
 
 def filled(columns: Sequence[Column], width: int) -> tuple[Column, ...]:
-    """Give the column without a width what the others leave of a table as wide as the terminal."""
+    """Give the column without a width the remaining width of the terminal."""
     taken = sum(column.width for column in columns) + 2 * CELL_PADDING * len(columns) + 3
     return tuple(
         column if column.width else column._replace(width=max(_MIN_FLEXIBLE, width - taken))
@@ -188,7 +188,7 @@ class RowsTable(DataTable[KeyedText]):
         return _VARIABLE.sub(lambda found: self.app.theme_variables.get(found[1], "default"), style)
 
     def render_line(self, y: int) -> Strip:
-        """Return a line of the table; of a row that is as it was when this line was drawn last, that line."""
+        """Return a line of the table; an unchanged row reuses its last drawn line."""
         row = y + self.scroll_offset.y - self.header_height
         if y < self.header_height or row >= len(self._rows_shown) or row == self.hover_row:
             return super().render_line(y)

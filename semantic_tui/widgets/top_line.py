@@ -40,7 +40,7 @@ class TopLine(ShownText):
 
 
 def headline(state: WatchState) -> Content:
-    """Return the daemon's facts in a line; what needs attention comes before what is always there."""
+    """Return the daemon's facts in a line; facts that need attention come first."""
     status = state.status
     version = status.version or state.daemon.version
     parts: list[tuple[str, str] | str] = [
@@ -61,7 +61,7 @@ def headline(state: WatchState) -> Content:
 
 
 def _health(state: WatchState) -> tuple[str, str]:
-    """Return the daemon's state as it is for its clients: ready only while it answers."""
+    """Return the daemon's state for its clients: ready only while it answers."""
     if not state.connected:
         return f"  ○ {_CONNECTIONS.get(state.connection, state.connection)}", "$warning"
     if state.is_silent:
@@ -117,7 +117,7 @@ class PlacesLine(Static):
 
 
 def complaint(state: WatchState, now: float) -> str:
-    """Return what is wrong with the connection and what to do; empty when nothing is."""
+    """Return the problem with the connection and its remedy; empty without a problem."""
     if state.connected:
         if state.is_silent and state.last_heard_at is not None:
             age = span(max(0.0, now - state.last_heard_at))

@@ -117,7 +117,7 @@ class TranscriptView(ScrollView, can_focus=True):
         self._lay(follow=self.following)
 
     def action_copy(self) -> None:
-        """Copy the message at the match, else the one at the top of what is seen."""
+        """Copy the message at the match, else the top visible one."""
         at = self._match if self._match is not None else int(self.scroll_offset.y)
         if self._entries and 0 <= at < len(self._lines):
             entry = self._entries[self._lines[at].entry]

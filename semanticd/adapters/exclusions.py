@@ -41,7 +41,7 @@ def leave_out(folder: Path, *, run: Run, platform: str = sys.platform) -> str | 
 
 
 def _make(path: Path, content: bytes) -> None:
-    """Write a file that is not there yet; one that is, or a link of that name, stays as it is."""
+    """Write a new file; an existing file, or a link of that name, stays unchanged."""
     with contextlib.suppress(FileExistsError):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:

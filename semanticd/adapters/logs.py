@@ -64,7 +64,7 @@ class LogOptions:
 
 
 def log_context(**fields: str) -> contextlib.AbstractContextManager[None]:
-    """Make every line carry these fields that is written below, in this task and in what it starts."""
+    """Add these fields to every line that is logged inside, in this task and the tasks that it starts."""
     return structlog.contextvars.bound_contextvars(**fields)
 
 
@@ -129,7 +129,7 @@ class Logs:
         logging.root.setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
 
     def close(self) -> None:
-        """Close the file and undo what was taken over. Idempotent."""
+        """Close the file and restore the previous logging. Idempotent."""
         if logging.root.handlers is self._handlers:
             logging.root.handlers, level, logging.raiseExceptions = self._before
             logging.root.setLevel(level)

@@ -54,7 +54,7 @@ def _shown_ratio(value: float | None, ours: Figure) -> str:
 
 
 def _differences(results: Sequence[BenchResult]) -> list[str]:
-    """Say what makes the comparison doubtful."""
+    """Return the reasons why the comparison is doubtful."""
     first, notes = results[0], []
     for other in results[1:]:
         names = [name for name, value in first.settings.items() if other.settings.get(name) != value]

@@ -67,7 +67,7 @@ class AnswerReader:
             self.first_at = now
 
     def cost(self) -> Cost:
-        """Return what is known of the prompt's cost."""
+        """Return the known costs of the prompt."""
         usage = self._usage
         if "input_tokens" in usage and "input_tokens_details" not in usage:
             read = int(usage.get("cache_read_input_tokens") or 0)

@@ -27,7 +27,7 @@ def markdown(result: BenchResult) -> str:
 
 
 def machine_lines(machine: Mapping[str, Any]) -> list[str]:
-    """Return what was measured on, as list items."""
+    """Return the machine of the measurement, as list items."""
     memory = machine.get("memory_bytes")
     packages = ", ".join(
         f"{name} {version}" for name, version in machine.get("packages", {}).items() if version

@@ -85,7 +85,7 @@ class BenchSession:
         self.tell(f"warning: {text}")
 
     async def prepare(self) -> None:
-        """Learn how many tokens a word takes; the first answer also loads what the server loads lazily."""
+        """Measure how many tokens a word takes; the first answer also triggers lazy loading in the server."""
         few = await self._short("calibrate/few", 50)
         many = await self._short("calibrate/many", 150)
         self.text.calibrate(num_words=100, num_tokens=many.prompt_tokens - few.prompt_tokens)

@@ -67,7 +67,7 @@ class TextSource:
         self.tokens_per_word = 1.0
 
     def words(self, label: str, num_words: int) -> str:
-        """Return so many words; the first ones distinguish labels."""
+        """Return a number of words; the first ones distinguish labels."""
         choose = random.Random(f"{self._seed}/{label}")  # noqa: S311 (text, no secret)
         return " ".join(choose.choice(WORDS) for _ in range(max(1, num_words))) + "."
 

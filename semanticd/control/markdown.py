@@ -47,11 +47,11 @@ class MarkdownStream:
 
     @property
     def held(self) -> str:
-        """What has come and was not given out."""
+        """The received text that was not emitted yet."""
         return self._held
 
     def feed(self, text: str) -> list[Piece]:
-        """Take what came; returns what can be shown."""
+        """Take more text; returns the part that can be shown."""
         self._held += text
         pieces: list[Piece] = []
         while "\n" in self._held:
@@ -63,7 +63,7 @@ class MarkdownStream:
         return pieces + self._take(rest, whole=False)
 
     def end(self) -> list[Piece]:
-        """Return what was held back."""
+        """Return the text held back."""
         rest, self._held = self._held, ""
         return self._take(rest, whole=True)
 
@@ -84,7 +84,7 @@ class MarkdownStream:
         return (_MAYBE_FENCE if self._fence else _MAYBE_PREFIX).fullmatch(line) is not None
 
     def _begin(self, line: str) -> tuple[str, list[Piece]]:
-        """Learn what kind of line begins; returns what follows its mark, and the mark as it is shown."""
+        """Determine the kind of line; returns the text after its mark, and the displayed mark."""
         fence = _FENCE.match(line)
         if self._fence:
             closes = fence is not None and fence[1].startswith(self._fence)

@@ -132,7 +132,7 @@ def open_private(path: Path, flags: int, *, uid: int | None = None) -> int:
 
 
 def check_socket(path: Path, *, uid: int | None = None) -> None:
-    """Check that a socket and its folder are this user's, before anything is said to who listens there.
+    """Check that a socket and its folder are this user's, before anything is sent to it.
 
     Raises:
         UnsafePathError: Another user made the socket or its folder, or may replace it.

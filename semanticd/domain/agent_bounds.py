@@ -92,7 +92,7 @@ def check_arguments(call: ToolCallPart, where: str) -> None:
 
 
 def check_config(config: AgentConfig) -> None:
-    """Check what a client fixes for an agent's life as if a client asked for it.
+    """Check the settings of an agent's life like those of a client's request.
 
     Raises:
         OutOfBoundsError: A field is out of bounds.

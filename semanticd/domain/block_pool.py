@@ -81,7 +81,7 @@ class PoolLedger:
 
     @property
     def free_bytes(self) -> int:
-        """What is left; negative when the budget is overdrawn."""
+        """The remaining bytes; negative when the budget is overdrawn."""
         return self.budget_bytes - self.used_bytes
 
 
@@ -520,7 +520,7 @@ class BlockPool:
         return found
 
     def share(self, agent: AgentId) -> HotShare:
-        """Return what the agent has in RAM."""
+        """Return the agent's share of RAM."""
         return self._shares.get(agent, _NOTHING_HOT)
 
     def agent_bytes(self, agent: AgentId) -> int:
@@ -610,7 +610,7 @@ class BlockPool:
         return self.budget_bytes - self.running_bytes - self.promised_bytes - in_use
 
     def pins_in_the_way(self, num_bytes: int, *, at_once: bool = False) -> int:
-        """Return how many bytes of pinned blocks must leave before what runs can have `num_bytes` more.
+        """Return how many bytes of pinned blocks must be evicted before running caches can have `num_bytes` more.
 
         So much is missing when all others have left, also those that are written before; or, `at_once`, those that can
         leave now. Locked blocks are not counted.

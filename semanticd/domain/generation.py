@@ -115,7 +115,7 @@ class ModelDefaults:
     thinking: bool | None = None
 
     def or_else(self, others: ModelDefaults) -> ModelDefaults:
-        """Return these defaults, and the others where these say nothing."""
+        """Return these defaults, and the others where these have none."""
         return replace(others, **{name: value for name, value in asdict(self).items() if value is not None})
 
     def of_prompt(self, prompt: Prompt) -> Prompt:

@@ -117,7 +117,7 @@ class DraftPolicy:
 
 
 def is_worth_a_step(num_drafts: int, num_rows: int) -> bool:
-    """Whether drafts for so many rows of a decode batch gain more than what they cost the other rows."""
+    """Whether drafts for this number of rows gain more than they cost the other rows of the batch."""
     return 2 * num_drafts > num_rows
 
 
@@ -233,7 +233,7 @@ class Drafter:
         self._length = len(ids)
 
     def _found_near(self, ids: Sequence[int]) -> _Place | None:
-        """Return where what was repeated continues after an edit, if the last ids are there."""
+        """Return where the repeated text continues after an edit, if it contains the last ids."""
         if self._lost is None:
             return None
         lost, since = self._lost

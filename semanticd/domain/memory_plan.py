@@ -102,7 +102,7 @@ class ModelFootprint:
         return int(self.kv_bytes_per_token * bits / 16)
 
     def needed_bytes(self, kind: DeviceKind) -> int:
-        """Return what it needs besides the reserve: its weights, and the shortest conversation that is worth it."""
+        """Return its needs in addition to the reserve: its weights, and the shortest useful conversation."""
         token = self.token_bytes("exact", kind=kind)
         return self.weights_bytes + (_UNKNOWN_KV_BYTES if token is None else MIN_TOKENS * token)
 

@@ -285,7 +285,7 @@ class Scheduler:
         seconds: float,
         num_tokens: int | None = None,
     ) -> None:
-        """Account a decode step that brought so many tokens (None: one for each sequence)."""
+        """Account for a decode step that produced this number of tokens (None: one for each sequence)."""
         members = list(sequences)
         rates = self._rates.setdefault(model_id, _Rates())
         rates.decode_step_s = rates.blend(rates.decode_step_s, seconds)

@@ -72,7 +72,7 @@ class StopMatcher:
         return result.matched
 
     def finish(self) -> StopResult:
-        """Return what was held back, at the end of the answer."""
+        """Return the text held back, at the end of the answer."""
         passed: list[str] = []
         unread, self._unread = self._unread, ""
         matched = self._pass(unread, passed, last=True)

@@ -309,7 +309,7 @@ def check_port(host: str, port: int, *, in_daemon: bool) -> Finding:
 
 
 def check_models(settings: Settings, device: DeviceMemory) -> Finding:
-    """Whether the model to serve is here."""
+    """Whether the model to serve is installed."""
     try:
         source = _registry(settings)
         models = OfflineModels(source, device)

@@ -56,7 +56,7 @@ def peer_finding(asked: Probe, own: Sequence[PeerTree]) -> Finding:
 
 
 def _compared(tree: PeerTree, theirs: Iterable[PeerTree]) -> tuple[str, str]:
-    """Return whether a peer computes a model as it is computed here, and what to do where it does not."""
+    """Return whether a peer computes a model as this machine does, and the remedy where it does not."""
     alike = [one for one in theirs if one.fingerprint == tree.fingerprint]
     if any(one.layout == tree.layout for one in alike):
         return f"it computes {tree.model} identically", ""

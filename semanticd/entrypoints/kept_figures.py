@@ -40,7 +40,7 @@ class KeptFigures:
         self._log = log
 
     def restore(self, *, is_known: Callable[[str], bool]) -> None:
-        """Begin with what the last daemon kept, of the agents that are known; before anything is counted."""
+        """Load the figures of the last daemon, for known agents; before anything is counted."""
         self._savings_file.read(partial(self._savings.restore, is_known=is_known))
         history = self._history_file.read(KeptHistory.read)
         if history is not None:

@@ -97,7 +97,7 @@ def _is_foreign_model(one: Declared, value: str, folder: Path) -> bool:
 
 
 def _assignments(text: str) -> tuple[dict[str, str], list[int]]:
-    """Return what is assigned, as it is written, and the numbers of the lines that say something else."""
+    """Return the assignments as written, and the numbers of the other lines."""
     assigned: dict[str, str] = {}
     not_understood = []
     for number, line in enumerate(text.splitlines(), 1):

@@ -143,7 +143,7 @@ def _is_printable_ascii(text: str) -> bool:
 
 
 def urls(*, most: int) -> Kind:
-    """At most so many addresses of HTTP servers: a TOML list, or separated by commas; no folders, users or paths."""
+    """A bounded number of HTTP servers' addresses: a TOML list, or separated by commas; no folders, users or paths."""
     plain = texts("addresses")
 
     def read(value: object) -> tuple[str, ...]:
@@ -226,7 +226,7 @@ def model() -> Kind:
 
 
 def means_path(name: str) -> bool:
-    """Whether a model's name means a path as it is typed here; a plain word is a name, whatever lies here under it."""
+    """Whether a model's name means a path; a plain word is a name, even if a file here has it."""
     return is_path(name) or (not name.startswith(HUB) and "/" in name and Path(name).exists())
 
 

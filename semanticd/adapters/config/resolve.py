@@ -33,7 +33,7 @@ class Loaded:
     """What was passed over: variables that are not ours, settings that a file may not set."""
 
     def explained(self) -> list[str]:
-        """Return a line per file that was read, with the names of what it set, and one per warning; no values."""
+        """Return a line per file that was read, with the names of its settings, and one per warning; no values."""
         lines = [
             f"settings from {file.path}: {', '.join(file.names) or 'it sets nothing'}" for file in self.files
         ]

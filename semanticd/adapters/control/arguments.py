@@ -54,7 +54,7 @@ class Argument:
         return self.default is _REQUIRED
 
     def expected(self) -> str:
-        """Say in words what it takes."""
+        """Return a description of the accepted values."""
         words = f"one of {', '.join(self.choices)}" if self.choices else _EXPECTED[self.kind]
         if self.kind not in _HIGHEST:
             return words
@@ -64,7 +64,7 @@ class Argument:
 
     @property
     def highest(self) -> float:
-        """What a number may be at most."""
+        """The maximum of a number."""
         return _HIGHEST[self.kind] if self.maximum is None else self.maximum
 
     def holds(self, value: float) -> bool:

@@ -111,11 +111,11 @@ class Connection:
 
     @property
     def worth(self) -> tuple[bool, float]:
-        """The order in which those that are not busy leave: first who said no hello, then who was silent longest."""
+        """The order in which idle clients are closed: first those without a `hello`, then the longest silent one."""
         return self._context is not None, self._heard_at
 
     def make_room(self, error: m.ErrorInfo) -> None:
-        """Hang up for another client's sake, and say so as far as the client reads; never waits."""
+        """Close the connection in favour of another client, with a message if the client reads; never waits."""
         with contextlib.suppress(ConnectionError):
             self._writer.write(frame(m.encode(m.Reply(None, error=error))))
         if self._writer.transport.get_write_buffer_size():
@@ -141,7 +141,7 @@ class Connection:
                 await self._writer.wait_closed()
 
     async def _read_all(self) -> bool:
-        """Take what the client sends until it leaves; returns False where it was refused instead."""
+        """Serve the client until it disconnects; returns False where it was refused instead."""
         try:
             async for payload in self._payloads():
                 if not await self._take(payload):
@@ -180,7 +180,7 @@ class Connection:
         return self._limits.frame_timeout_s if self._frames.num_pending_bytes else None
 
     async def _take(self, payload: bytes) -> bool:
-        """Begin what a payload asks; returns whether to read on."""
+        """Start the command of a payload; returns whether to read on."""
         try:
             message = m.decode(payload, max_values=LIMITS.command_values)
         except m.UnsupportedVersionError as error:
@@ -353,7 +353,7 @@ def _failed(command: m.Command, code: str, message: str) -> m.Reply:
 
 
 def _unknown(cmd: str) -> str:
-    """Return what to say of a command that is not there, with the closest; not in the length that a frame has."""
+    """Return the message for an unknown command, with the closest name; its length is bounded."""
     typed = cmd[:_SHOWN_CHARACTERS]
     close = difflib.get_close_matches(typed, [*CONNECTION_COMMANDS, *COMMANDS], n=1)
     hint = f"did you mean {close[0]!r}?" if close else "`semanticd ctl hello` lists them"

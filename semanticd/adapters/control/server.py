@@ -44,7 +44,7 @@ class ControlServer:
         uid_of: Callable[[HasDescriptor], int] = peer_uid,
         metrics: Metrics | None = None,
     ) -> None:
-        """`uid_of` says who is at the other end of a connection."""
+        """`uid_of` returns the user at the other end of a connection."""
         self.path = path
         self._services = services
         self._identity = identity

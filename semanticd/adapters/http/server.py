@@ -68,7 +68,7 @@ class ConnectionBook:
         return len(self._all[waiting])
 
     def enter(self, connection: BoundedProtocol) -> tuple[bool, BoundedProtocol | None]:
-        """Take a connection in; return whether there was room, and the one that has to leave for it."""
+        """Add a connection; return whether there was room, and the connection to close for it."""
         peer = self._peers.setdefault(connection.peer, {kind: OrderedDict() for kind in Waiting})
         leaving: BoundedProtocol | None = None
         if sum(map(len, peer.values())) >= self._limits.connections_per_peer:
@@ -86,7 +86,7 @@ class ConnectionBook:
         return True, leaving
 
     def note(self, connection: BoundedProtocol, waiting: Waiting) -> None:
-        """Note what a connection waits for now; its place in line is kept while that stays the same."""
+        """Set what a connection waits for; its place in the order stays while that is unchanged."""
         before = self._waiting.get(connection)
         if before is None or before is waiting:
             return
@@ -167,7 +167,7 @@ class BoundedProtocol(H11Protocol):
         self._note_state()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no request, or has two meanings, and close: where the next one begins is not known.
+        """Refuse an invalid or ambiguous request, and close: the start of the next one is unknown.
 
         uvicorn calls it while it handles h11's error. An answer that has begun is cut off.
         """
@@ -254,7 +254,7 @@ class BoundedProtocol(H11Protocol):
             self._expect_reading()
 
     def drop(self, reason: str) -> None:
-        """Close the connection at once, whatever was not sent; `reason` goes into log and metrics."""
+        """Close the connection at once, dropping unsent bytes; `reason` goes into log and metrics."""
         self._stop_timers()
         self.book.leave(self)
         self._note_dropped(reason)

@@ -64,7 +64,7 @@ class StrictConnection(h11.Connection):
 
 
 def _check_head(request: h11.Request, head: bytes) -> None:
-    """Refuse a head that has a second meaning; `head` is the request's as it was sent."""
+    """Refuse an ambiguous head; `head` is the request's raw head."""
     names = {name for name, _ in request.headers}
     if b"transfer-encoding" in names:
         if b"content-length" in names:

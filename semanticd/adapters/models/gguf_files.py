@@ -37,7 +37,7 @@ class GgufFiles:
     """The memory of one models' folder."""
 
     def __init__(self, memory: Path) -> None:
-        """Remember in this file; what is wrong with it costs a hash and nothing else."""
+        """Remember digests in this file; a fault in it costs only another hash."""
         self._memory = memory
 
     def name_of(self, path: Path) -> str:

@@ -33,7 +33,7 @@ def pull_from_hub(
     on_progress: Callable[[PullProgress], None],
     reach_timeout_s: float = _REACH_TIMEOUT_S,
 ) -> None:
-    """Fetch a repository's model files into `folder`; what is there already is not fetched again.
+    """Download a repository's model files into `folder`; existing ones are not downloaded again.
 
     Raises:
         ModelDownloadError: The hub cannot be reached, or has no such model, or refuses it.
@@ -90,7 +90,7 @@ def pull_from_hub(
 
 
 def _check_room(repo: str, folder: Path, total: int) -> None:
-    """Refuse a download that does not fit, before it begins; what is there already is not fetched again."""
+    """Refuse a download that does not fit, before it starts; existing files are not downloaded again."""
     there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
     existing = next(one for one in (folder, *folder.parents) if one.exists())
     free = shutil.disk_usage(existing).free

@@ -85,11 +85,11 @@ class HttpPeers:
         return self._start(self._survive(self._look_up(question), ()), ())
 
     def read(self, block_hash: BlockHash) -> Future[BlockRecord | None]:
-        """Read a block from those that said they have it, one after the other; see the protocol."""
+        """Read a block from the peers that offered it, one after the other; see the protocol."""
         return self._start(self._survive(self._read(block_hash), None), None)
 
     def holds(self, block_hash: BlockHash) -> bool:
-        """Whether a peer said that it has this block."""
+        """Whether a peer offered this block."""
         return block_hash in self._known
 
     def expected_s(self, blocks: Iterable[Block]) -> float:

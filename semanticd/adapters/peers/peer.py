@@ -85,7 +85,7 @@ class Peer:
         return self._monotonic() < self._rests_until
 
     def facts(self) -> PeerFacts:
-        """Return what it did so far."""
+        """Return its counters."""
         return PeerFacts(
             address=self.url,
             state="resting" if self.is_resting else "ready",
@@ -99,7 +99,7 @@ class Peer:
         )
 
     async def look_up(self, question: PeerQuestion, timeout_s: float) -> tuple[OfferedBlock, ...]:
-        """Return what it has of a prompt; nothing where it fails, which is counted."""
+        """Return its blocks of a prompt; none where it fails, which is counted."""
         self._num_asked += 1
         self._metrics.count("peer_lookups_total", peer=self.url)
         try:
@@ -199,7 +199,7 @@ class Peer:
             self._log.warning("peer_failed", peer=self.url, reason=self._last_failure, rest_s=self._rest_s)
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the open connections."""
         for connection in self._idle:
             connection.close()
         self._idle.clear()

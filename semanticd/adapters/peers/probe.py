@@ -54,7 +54,7 @@ class Probe:
 
 
 async def probe(url: str, *, key: str | None, timeout_s: float = PROBE_S) -> Probe:
-    """Ask the machine at `url` who it is, within so many seconds."""
+    """Probe the machine at `url`, within a number of seconds."""
     try:
         reply = await asyncio.wait_for(_ask(url, key), timeout_s)
     except asyncio.TimeoutError:
@@ -66,7 +66,7 @@ async def probe(url: str, *, key: str | None, timeout_s: float = PROBE_S) -> Pro
 
 
 def read_identity(url: str, reply: Reply) -> Probe:
-    """Return what an answer says; it never raises."""
+    """Return the result of an answer; it never raises."""
     if reply.status == 200:
         try:
             found = msgspec.json.decode(reply.body, type=_Identity)

@@ -243,7 +243,7 @@ class Formation:
         return [result for result, _, _ in answers]
 
     def _failure(self, step: Step, failed: Sequence[tuple[Member, Any]], *, num_asked: int) -> SemanticError:
-        """Return what a step's errors mean.
+        """Return the error of a step.
 
         Where rank 0's own part alone failed (a form, a sampler), or all agree, or nothing was computed, the ranks are
         as they were. Everything else has left them in different states.

@@ -216,7 +216,7 @@ class RankGroup:
             return [rank for rank in range(self.world_size) if len(self._lobby.get(rank, {})) < 2]
 
     def why_missing(self) -> str:
-        """Return what is waited for, in a sentence."""
+        """Return the missing ranks, in a sentence."""
         missing = self.missing()
         if not missing:
             return "all ranks have joined"

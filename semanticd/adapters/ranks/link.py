@@ -101,7 +101,7 @@ class Link:
         return self._received.pop(0)
 
     def has_ended(self) -> bool:
-        """Whether the other side, which has nothing to say at this time, is gone."""
+        """Whether the other side, which sends nothing at this time, is gone."""
         try:
             poll = select.poll()
             poll.register(self._socket, select.POLLIN)

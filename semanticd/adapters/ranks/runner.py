@@ -104,7 +104,7 @@ class RankedRunner:
         self._formation.call("open", sequence_id, parts, behind, capacity_tokens)
 
     def append(self, sequence_id: SequenceId, part: PrefixPart) -> None:
-        """Put a block behind what the sequence holds."""
+        """Append a block to the sequence's cache."""
         self._formation.call("append", sequence_id, self._handle_of(part.payload), part.num_tokens)
 
     def prefill(

@@ -46,13 +46,13 @@ class Shards:
             self._copied[handle] = tensors
 
     def drop(self, handles: Sequence[int]) -> None:
-        """Forget what was copied out of these payloads."""
+        """Drop the copies of these payloads."""
         with self._lock:
             for handle in handles:
                 self._copied.pop(handle, None)
 
     def take_read(self, number: int) -> tuple[TensorBytes, ...]:
-        """Return what was read under this number, once.
+        """Return the block that was read under this number, once.
 
         Raises:
             CacheError: No block was read under this number.
@@ -64,7 +64,7 @@ class Shards:
         return found
 
     def handle(self, name: str, arguments: Sequence[Any], answer: Answer) -> None:
-        """Do what the daemon asks; `answer` is called now or when the disk is done."""
+        """Run the daemon's command; `answer` is called now or when the disk is done."""
         store = self._store
         if name == "ping":
             answer(None, None)

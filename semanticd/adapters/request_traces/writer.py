@@ -91,7 +91,7 @@ class TraceWriter:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Write what waits, then stop. Idempotent."""
+        """Flush the queue, then stop. Idempotent."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -743,7 +743,7 @@ class AgentCacheStore:
             return len(self.pool), self.pool.num_shared()
 
     def note_running(self, num_bytes: int, *, set_aside_bytes: int = 0) -> None:
-        """Note what the running caches take, and for how much more no block may be published that is not on disk."""
+        """Set the bytes of running caches, and the margin in which only blocks that are on disk may be published."""
         self.pool.running_bytes = num_bytes
         self._set_aside_bytes = set_aside_bytes
 

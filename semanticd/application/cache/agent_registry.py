@@ -297,7 +297,7 @@ class AgentRegistry:
             return agent
 
     def delete(self, agent_id: AgentId) -> Future[Deletion]:
-        """Forget the agent everywhere; the future says whether the disk has forgotten it too.
+        """Delete the agent everywhere; the future holds whether the disk has deleted it too.
 
         Where that refused, the agent is known again by then, unless there is a new one of its id.
         """
@@ -387,7 +387,7 @@ class AgentRegistry:
             self._archive.forget_all_blocks()
 
     def scrub(self) -> None:
-        """Make sure soon that what was deleted cannot be read from any file."""
+        """Make sure soon that deleted data cannot be read from any file."""
         if self._archive is not None:
             self._archive.scrub()
 
@@ -410,7 +410,7 @@ class AgentRegistry:
             self.forget_blocks(agent_id, own)
 
     def _remember(self, agent: Agent) -> Agent:
-        """Hold the agent in memory, its text as others have it; returns what is held."""
+        """Hold the agent in memory, sharing text with others; returns the held agent."""
         if agent.model is not None and agent.transcript.segments:
             index = self.transcripts(agent.model, salt=agent.salt)
             agent = replace(agent, transcript=Transcript(index.add(agent.transcript.segments)))

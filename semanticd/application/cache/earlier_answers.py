@@ -35,7 +35,7 @@ class EarlierAnswers:
         return self._num_bytes
 
     def of(self, agent_id: AgentId, model: tuple[ModelFingerprint, str]) -> EarlierText | None:
-        """Return what an agent answered with a model (see `LoadedModel.content`); None: nothing is known."""
+        """Return an agent's answers with a model (see `LoadedModel.content`); None: none are known."""
         with self._lock:
             return self._texts.get(agent_id, {}).get(model)
 
@@ -47,7 +47,7 @@ class EarlierAnswers:
         prompt: Sequence[int],
         answer: Sequence[int],
     ) -> EarlierText:
-        """Add an answer; returns what the agent answered with this model, this answer included."""
+        """Add an answer; returns the agent's answers with this model, including this one."""
         with self._lock:
             texts = self._texts.setdefault(agent_id, {})
             self._texts.move_to_end(agent_id)
@@ -60,7 +60,7 @@ class EarlierAnswers:
             return text
 
     def forget(self, agent_id: AgentId) -> None:
-        """Forget what an agent answered."""
+        """Forget an agent's answers."""
         with self._lock:
             for text in self._texts.pop(agent_id, {}).values():
                 self._num_bytes -= text.num_bytes

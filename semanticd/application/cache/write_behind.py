@@ -64,7 +64,7 @@ class WriteBehind:
 
     @property
     def refused_bytes(self) -> int:
-        """Bytes of hot blocks that the warm store did not take: they wait for no disk, and leave as they are."""
+        """Bytes of hot blocks that the warm store refused: they are evicted without being written."""
         return self._refused_bytes
 
     def check_integrity(self) -> None:
@@ -188,7 +188,7 @@ class WriteBehind:
                 self._pool.offer_again(name)
 
     def forget(self, block_hash: BlockHash) -> None:
-        """Drop what is noted of a block that has left RAM."""
+        """Drop the records of an evicted block."""
         self._leaving.pop(block_hash, None)
         self._take_back_refusal(block_hash)
         self._deleted.discard(block_hash)

@@ -61,7 +61,7 @@ class Admission:
         )
 
     def take(self, running: RunningSequence) -> None:
-        """Note what is known of a sequence as soon as it is taken."""
+        """Record the known facts of a sequence as soon as it is taken."""
         self._matching.note_fit(running)
 
     def try_start(self, running: RunningSequence) -> None:
@@ -181,7 +181,7 @@ class Admission:
         self._streaming.check_deadlines(now, READ_DEADLINE_S)
 
     def forget(self, sequence_id: SequenceId) -> None:
-        """Drop what is noted of a sequence that ended or was preempted; its reservation ends by itself."""
+        """Drop the records of an ended or preempted sequence; its reservation ends by itself."""
         self._restore.forget(sequence_id)
         self._streaming.forget(sequence_id)
         self._files.forget(sequence_id)

@@ -181,7 +181,7 @@ class BlockCommit:
         self._agents.discard(agent_id, [name for one in given_up for name in one.names])
 
     def begin_answer(self, running: RunningSequence) -> None:
-        """Keep the whole prompt: what comes next may be asked for again with another answer."""
+        """Keep the whole prompt: it may be sent again for another answer."""
         sequence = running.sequence
         if running.spec.cuts_anywhere:
             self.publish(running, up_to=sequence.num_cached, with_tail=True)
@@ -221,7 +221,7 @@ class BlockCommit:
         self.remember(running, agent_id)
 
     def earlier(self, running: RunningSequence) -> EarlierText | None:
-        """Return what the sequence's agent answered before, in its prompt or not, for drafts; None: nothing is known.
+        """Return the earlier answers of the sequence's agent, in its prompt or not, for drafts; None: none are known.
 
         An agent of which nothing is in memory, after a restart or a fork, has its last answer in its record.
         """

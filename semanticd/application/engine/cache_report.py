@@ -25,7 +25,7 @@ class CacheReporter:
         self._metrics = metrics
 
     def announce(self, running: RunningSequence) -> None:
-        """Report what the cache was good for, before the first step of a sequence; later calls do nothing."""
+        """Report the reuse of a sequence before its first step; later calls do nothing."""
         if running.started:
             return
         sequence, match = running.sequence, running.match

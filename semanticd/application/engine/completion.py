@@ -67,14 +67,14 @@ class Completion:
         self._trace.ended(running, settled_from=settled_from)
 
     def cancel(self, request_id: RequestId) -> None:
-        """End the sequences of a request whose client left; what was computed is kept."""
+        """End the sequences of a request whose client disconnected; computed blocks are kept."""
         for running in [one for one in self._running.values() if one.submission.request_id == request_id]:
             running.sequence.finish_reason = FinishReason.CANCELLED
             cancelled = CancelledByCallerError(f"request {request_id} was cancelled")
             self._end_early(running, cancelled, keep=True)
 
     def fail(self, running: RunningSequence, error: Exception, *, keep: bool = False) -> None:
-        """End a sequence with an error; with `keep`, what it computed stays cached. Harmless when it has ended."""
+        """End a sequence with an error; with `keep`, its computed blocks stay cached. Harmless when it has ended."""
         if running.has_ended:
             return
         running.sequence.finish_reason = FinishReason.ERROR
@@ -86,7 +86,7 @@ class Completion:
             self.fail(running, error, keep=keep)
 
     def preempt(self, running: RunningSequence, *, keep: bool = True) -> None:
-        """Set a running sequence back to waiting; what it computed stays in the pool.
+        """Set a running sequence back to waiting; its computed blocks stay in the pool.
 
         Without `keep` only what was published before does: its running cache cannot be read.
         """

@@ -68,7 +68,7 @@ _MAX_JOINING = 32
 
 
 def backoff_s(num_failures: int) -> float:
-    """Return how long the loop waits after so many failures in a row (seconds)."""
+    """Return how long the loop waits after this number of failures in a row (seconds)."""
     return min(0.01 * 2.0 ** min(num_failures, 10), _MAX_BACKOFF_S)
 
 
@@ -86,7 +86,7 @@ class BlockPoolBatchEngine:
         snapshot_tokens: int = SNAPSHOT_TOKENS,
         memory: EngineMemory | None = None,
     ) -> None:
-        """Serve what comes through `queue`, with the blocks of `cache`; nothing runs before `start`.
+        """Serve the commands in `queue`, with the blocks of `cache`; nothing runs before `start`.
 
         Where layers cannot be cut, a snapshot is taken each `snapshot_tokens` of a prompt (0: none). `memory` says how
         large the store's budget is to be, and when that is too much (None: as it is, and never).
@@ -187,7 +187,7 @@ class BlockPoolBatchEngine:
         self._thread.start()
 
     def stop(self) -> None:
-        """Cancel what is running, persist everything and end the thread. Idempotent."""
+        """Cancel running sequences, persist everything and end the thread. Idempotent."""
         thread = self._thread
         if thread is None:
             return
@@ -197,7 +197,7 @@ class BlockPoolBatchEngine:
         self._thread = None
 
     def drain(self) -> None:
-        """Take no new submissions; what was taken continues."""
+        """Take no new submissions; running ones continue."""
         self._queue.draining = True
 
     @property
@@ -326,7 +326,7 @@ class BlockPoolBatchEngine:
         self._pause.wait(backoff_s(self._num_failures))
 
     def _wind_up(self) -> None:
-        """End every submission, write what is dirty, and answer what came too late. Never raises."""
+        """End every submission, write dirty blocks, and answer late commands. Never raises."""
         stopped = DrainingError("the daemon stopped before the answer was complete", retry_after_s=5.0)
         steps: tuple[Callable[[], None], ...] = (
             self._work_queue,
@@ -427,7 +427,7 @@ class BlockPoolBatchEngine:
             self._handle(item)
 
     def _handle(self, item: QueueItem) -> None:
-        """Do what an item asks for; what it raises concerns that item alone."""
+        """Run an item; an exception concerns that item alone."""
         try:
             if isinstance(item, Submission):
                 self._take(item)
@@ -574,7 +574,7 @@ class BlockPoolBatchEngine:
         self._preemption.keep_within_budget()
 
     def _left_early(self, running: RunningSequence) -> Callable[[], bool]:
-        """Return what says whether a chunk is to be left in the middle.
+        """Return the function that decides whether to abort a chunk.
 
         Never where a layer cannot be cut: what was computed since the last snapshot would be lost with it. Nor where
         earlier chunks computed something and no block holds any of it yet: a client that gives up early and asks again

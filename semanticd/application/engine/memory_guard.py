@@ -80,7 +80,7 @@ class MemoryGuard:
         self._follow_plan()
 
     def model_left(self) -> None:
-        """Follow the plan without a model, and return what its weights and blocks took, all of it at once."""
+        """Follow the plan without a model, and return the memory of its weights and blocks at once."""
         self.models_changed()
         self._memory.give_back()
 

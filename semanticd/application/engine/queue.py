@@ -215,7 +215,7 @@ class EngineQueue:
     # Engine thread.
 
     def take(self, *, wait_s: float = 0.0) -> list[QueueItem]:
-        """Return what came, after waiting for the first item for at most so long (seconds)."""
+        """Return the queued items, after waiting at most this long for the first one (seconds)."""
         with self._condition:
             if wait_s and not self._items:
                 self._condition.wait(wait_s)

@@ -83,12 +83,12 @@ class Restore:
         return bool(self._restoring)
 
     def forget(self, sequence_id: SequenceId) -> None:
-        """Drop what is noted of a sequence that started, ended or was preempted."""
+        """Drop the records of a sequence that started, ended or was preempted."""
         self._restoring.pop(sequence_id, None)
         self._ready.pop(sequence_id, None)
 
     def give_up(self, running: RunningSequence) -> None:
-        """Return what a waiting sequence holds: it is matched again."""
+        """Release the blocks of a waiting sequence: it is matched again."""
         running.reservation.end()
         running.restored = frozenset()
         running.sequence.num_published = 0
@@ -192,7 +192,7 @@ class Restore:
             running.offered = None
 
     def _bring_match(self, restoring: _Restoring) -> bool:
-        """Bring what was read into the pool, in order, up to the first block that is not there yet.
+        """Add the blocks that were read to the pool, in order, up to the first missing one.
 
         Returns False when a block that was read did not fit: what follows it is of no use.
         """
@@ -235,7 +235,7 @@ class Restore:
         running.restore_s += self._clock.monotonic() - (running.restore_began_at or 0.0)
 
     def _end_restoring(self, restoring: _Restoring, *, read_until: float) -> None:
-        """Continue with what is hot by now: the sequence waits for its place in the batch."""
+        """Continue with the blocks that are hot: the sequence waits for its place in the batch."""
         running = restoring.running
         self._note_restored(restoring, read_until=read_until)
         wanted, running.match = running.match, self._matching.hot_part(running)
@@ -251,7 +251,7 @@ class Restore:
         self._scheduler.release(running.sequence_id)
 
     def check_deadlines(self, now: float) -> None:
-        """Stop waiting for blocks that do not come by this clock reading; what they hold is computed."""
+        """Stop waiting for blocks that have not arrived by this clock reading; their tokens are computed."""
         for restoring in list(self._restoring.values()):
             if now >= min(restoring.progress_at + READ_DEADLINE_S, restoring.give_up_at):
                 self._log.warning(

@@ -53,7 +53,7 @@ class StreamingRestore:
         return bool(self._streams)
 
     def begin(self, running: RunningSequence, blocks: tuple[MatchedBlock, ...]) -> None:
-        """Bring these blocks, which follow what the sequence holds, before it continues.
+        """Restore these blocks, which follow the sequence's cached ones, before it continues.
 
         What cannot be brought is left to prefill.
         """

@@ -31,7 +31,7 @@ class TakenPlaces:
         self.num_left = count
 
     def used(self, count: int) -> None:
-        """Note that so many of them were submitted."""
+        """Record the number that was submitted."""
         self.num_left -= count
 
 

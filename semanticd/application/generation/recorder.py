@@ -52,12 +52,12 @@ class TurnRecorder:
             raise AgentBusyError(agent_id, other)
 
     def end_turn(self, agent_id: AgentId, request_id: RequestId) -> None:
-        """End a turn, whatever happened to it; harmless for a request that is in none."""
+        """End a turn, whatever its outcome; harmless for a request without one."""
         if self._in_turn.get(agent_id) == request_id:
             del self._in_turn[agent_id]
 
     def started(self, started: Started) -> None:
-        """Record what the cache was good for."""
+        """Record the reuse of the prompt."""
         cache, miss = started.cache, started.cache.miss
         rate = self._engine.prefill_rate(started.model)
         self._savings.started(started.agent_id, cache, prefill_tokens_per_s=rate)
@@ -74,7 +74,7 @@ class TurnRecorder:
         )
 
     def finished(self, request: GenerationRequest, model_id: ModelId, finished: Finished) -> None:
-        """Record what a choice cost."""
+        """Record the cost of a choice."""
         self._history.finished(finished.usage)
         usage, cache, timings = finished.usage, finished.usage.cache, finished.usage.timings
         labels = {

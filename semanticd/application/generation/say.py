@@ -47,7 +47,7 @@ class Chat:
     async def say(
         self, agent_id: str, text: str, *, fork: bool = False, max_tokens: int | None = None
     ) -> Said:
-        """Say something and wait for the answer; its text also comes on the topic `tokens`. A new id is a new agent.
+        """Send a message and wait for the answer; its text also comes on the topic `tokens`. A new id is a new agent.
 
         Raises:
             UnsupportedError: The model's template does not show where a turn of an agent's own text ends.

@@ -66,7 +66,7 @@ class GenerationStream(Protocol):
 
     @property
     def adjustments(self) -> tuple[str, ...]:
-        """What was changed in the request so that it can be answered, as `name=detail`."""
+        """The changes to the request that made it answerable, as `name=detail`."""
 
     def __aiter__(self) -> AsyncIterator[GenerationEvent]:
         """Iterate once over the events.
@@ -79,7 +79,7 @@ class GenerationStream(Protocol):
         """Collect all events into one result."""
 
     async def aclose(self) -> None:
-        """Cancel what is not finished; idempotent."""
+        """Cancel the unfinished part; idempotent."""
 
 
 class Generator(Protocol):

@@ -100,7 +100,7 @@ class EngineStream:
 
     @property
     def adjustments(self) -> tuple[str, ...]:
-        """What was changed in the request so that it can be answered."""
+        """The changes to the request that made it answerable."""
         return self._request.adjustments
 
     def sink(self, choice: int) -> Callable[[SequenceUpdate], None]:
@@ -140,7 +140,7 @@ class EngineStream:
         unread.put_nowait((choice, update))
 
     def cancel(self) -> None:
-        """Cancel the request and end the stream now: the engine hears of it with its next step, which may be long."""
+        """Cancel the request and end the stream now: the engine cancels it with its next step, which may be long."""
         self._engine.cancel(self.request_id)
         cancelled = SequenceFailed(CancelledByCallerError(f"request {self.request_id} was cancelled"))
         self._num_waiting_bytes += _size(cancelled)
@@ -165,7 +165,7 @@ class EngineStream:
                 self._recorder.parse_failures(self.request_id, self.model_id, num_failures)
 
     async def _kept(self, finished: Finished) -> Finished:
-        """Return the last event, once the turn is on disk where the server keeps it; it says where it is not."""
+        """Return the last event once the turn is on disk, where the server keeps it; the event reports if it is not."""
         if await self._recorder.is_kept(self._request, self.agent_id):
             return finished
         finished = replace(finished, usage=replace(finished.usage, is_unsaved=True))
@@ -179,7 +179,7 @@ class EngineStream:
         return self._result()
 
     async def aclose(self) -> None:
-        """Cancel what is not finished."""
+        """Cancel the unfinished part."""
         self._arrival.end()
         if self._unfinished:
             self._unfinished.clear()

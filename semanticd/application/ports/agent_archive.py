@@ -19,7 +19,7 @@ class AgentArchive(Protocol):
         """Store the agent's record soon (queued, ordered after blocks queued before it); newest wins."""
 
     def is_saved(self, agent_id: AgentId) -> Future[bool]:
-        """Return soon whether the disk has taken what was saved of an agent before this call, and not refused it."""
+        """Return soon whether the disk has stored the changes of an agent that were saved before this call."""
 
     def is_unsaved(self, agent_id: AgentId) -> bool:
         """Whether the disk refused the agent's newest state, as `num_unsaved` counts; waits for nothing."""
@@ -84,7 +84,7 @@ class AgentArchive(Protocol):
         """Forget soon which agents made which blocks: all are gone."""
 
     def scrub(self) -> None:
-        """Make sure soon that what was deleted cannot be read from any file."""
+        """Make sure soon that deleted data cannot be read from any file."""
 
     def holders(self, block_hash: BlockHash) -> list[AgentId]:
         """Return the agents that name a block, or named or made it before."""

@@ -196,7 +196,7 @@ class ModelRunner(Protocol):
         """
 
     def take_draft_counts(self) -> DraftCounts:
-        """Return what was guessed since the last call."""
+        """Return the counts of guessed tokens since the last call."""
 
     def copy_blocks(self, sequence_id: SequenceId, spans: Sequence[tuple[int, int]]) -> list[BlockPayload]:
         """Copy the KV of each span of positions [start, end) out, in storage precision, all in one evaluation.
@@ -243,7 +243,7 @@ class StreamDecoder(Protocol):
         """Return the text that became certain with this token (may be empty)."""
 
     def finish(self) -> str:
-        """Return what was still held back."""
+        """Return the text still held back."""
 
 
 class OutputParser(Protocol):

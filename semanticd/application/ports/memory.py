@@ -17,7 +17,7 @@ class MachineMemory(Protocol):
         """Return the bytes that may be taken now; callable from any thread."""
 
     def give_back(self) -> None:
-        """Give what was freed, and is kept for the next tensor, back to the system. Never raises."""
+        """Return freed memory that is kept for the next tensor to the system. Never raises."""
 
     def keep_resident(self, weights_bytes: int) -> None:
         """Keep the weights of loaded models resident where the machine has room for that. Never raises.

@@ -52,7 +52,7 @@ class ModelEntry:
     """How it makes vectors of texts; None: as its files say, else of all positions."""
 
     def footprint(self) -> ModelFootprint | None:
-        """Return what it takes as far as that is known before its files are here; None: not at all."""
+        """Return the memory it takes, as far as known before its files are downloaded; None: unknown."""
         weights = self.weights_bytes or self.memory_estimate_bytes
         if weights is None:
             return None
@@ -120,7 +120,7 @@ class InstalledModel:
         return self.fingerprint, self.settings_digest
 
     def footprint(self) -> ModelFootprint:
-        """Return what it takes in memory."""
+        """Return the memory it takes."""
         return ModelFootprint(
             name=self.model_id,
             weights_bytes=self.size_bytes,

@@ -57,10 +57,10 @@ class Peers(Protocol):
         """
 
     def read(self, block_hash: BlockHash) -> Future[BlockRecord | None]:
-        """Read a block from a peer that said it has it, and verify it as a file; None: none brought it in time."""
+        """Read a block from a peer that offered it, and verify it as a file; None: no peer sent it in time."""
 
     def holds(self, block_hash: BlockHash) -> bool:
-        """Whether a peer said that it has this block."""
+        """Whether a peer offered this block."""
 
     def expected_s(self, blocks: Iterable[Block]) -> float:
         """Return how long reading these blocks may take, by what was measured (seconds); 0 where nothing was."""

@@ -62,7 +62,7 @@ class ResponseArchive(Protocol):
 
     @property
     def is_refusing(self) -> bool:
-        """Whether the disk refused what was last to be stored."""
+        """Whether the disk refused the last write."""
 
     def load(self, response_id: str) -> StoredResponse | None:
         """Return a response, or None if it is not there or cannot be read. May wait for the disk."""

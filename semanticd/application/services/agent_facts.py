@@ -121,7 +121,7 @@ class TurnFacts:
 
 
 def turn_facts(turn: Turn) -> TurnFacts:
-    """Return a turn as it is shown."""
+    """Return a turn's facts."""
     cache, timings = turn.cache, turn.timings
     return TurnFacts(
         request_id=turn.request_id,
@@ -237,7 +237,7 @@ class ShownMessage:
 
 
 def shown_message(message: Message) -> ShownMessage:
-    """Return a message as it is shown."""
+    """Return a message's facts."""
     parts = tuple(_shown_part(part) for part in message.parts)
     if len(parts) == 1 and isinstance(parts[0], ShownText):
         return ShownMessage(message.role, parts[0].text)

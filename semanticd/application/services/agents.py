@@ -173,7 +173,7 @@ class AgentsService:
         )
 
     async def why(self, agent_id: str) -> CacheHistory:
-        """Return what its last requests reused, restored and computed, and why."""
+        """Return the reuse of its last requests, with causes."""
         agent = await self.agent(agent_id)
         turns = tuple(self._turn(turn) for turn in agent.turns[-20:])
         return CacheHistory(agent.agent_id, turns[-1] if turns else None, turns)

@@ -74,11 +74,11 @@ class Arrival:
             self._agent_id = await asyncio.to_thread(anonymous_id, self.request.prompt)
 
     def has_model(self, model_id: ModelId) -> None:
-        """Note that its model is there: its prompt is read now."""
+        """Record that its model is loaded: its prompt is read now."""
         self.stage, self.model_id = "prompt", model_id
 
     def was_read(self, agent_id: AgentId, prompt: tuple[Segment, ...], *, max_new_tokens: int) -> None:
-        """Note what its prompt is, and who answers it."""
+        """Record its prompt and its model."""
         self._agent_id, self.prompt, self.max_new_tokens = agent_id, prompt, max_new_tokens
         self.num_tokens = sum(segment.num_tokens for segment in prompt)
 
@@ -87,7 +87,7 @@ class Arrival:
         self.stage, self._cancel = "queue", cancel
 
     def cancel(self) -> None:
-        """End the request now, wherever it waits: the engine may hear of it later only."""
+        """End the request now, wherever it waits: the engine may cancel it later only."""
         self.was_cancelled = True
         self.end()
         self._cancel()
@@ -101,7 +101,7 @@ class Arrivals:
     """The requests on their way to the engine, oldest first."""
 
     def __init__(self, *, clock: Clock, progress: ModelProgress) -> None:
-        """`progress` says whether a model loads."""
+        """`progress` reports whether a model is loading."""
         self._clock = clock
         self._progress = progress
         # Clients may give two requests one id.
@@ -141,7 +141,7 @@ class Arrivals:
         return [one for one in list(self._there) if one.request_id not in known]
 
     def reason(self, arrival: Arrival) -> WaitReason:
-        """Return what a request waits for now."""
+        """Return the reason why a request waits."""
         if arrival.stage == "queue":
             return "model" if self.model_loads else "turn"
         return arrival.stage

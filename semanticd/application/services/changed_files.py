@@ -82,7 +82,7 @@ def _place(model: InstalledModel) -> tuple[str, str]:
 
 
 def _sentence(model: InstalledModel, seen: _Seen) -> str:
-    """Return what to say of a model's files; empty where they are as they were."""
+    """Return a sentence about a model's changed files; empty where they are unchanged."""
     now = seen.files
     if now is None:
         return f"its files in {model.path} can no longer be read; the loaded version stays in use"

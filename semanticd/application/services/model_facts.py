@@ -82,7 +82,7 @@ class RemovedModel:
 
 
 def removed_facts(entry: ModelEntry, found: InstalledModel | None, *, freed_bytes: int) -> RemovedModel:
-    """Return what was removed of a model; the file that a folder was converted from is the user's, and stays.
+    """Return the removed files of a model; the file that a folder was converted from is the user's, and stays.
 
     Looks whether that file is there.
     """
@@ -169,7 +169,7 @@ def model_facts(
 
 
 def known_facts(entry: ModelEntry) -> ModelFacts:
-    """Return what the registry says of a model."""
+    """Return the registry's facts about a model."""
     return ModelFacts(
         entry.name,
         description=entry.description,
@@ -199,7 +199,7 @@ def installed_facts(
 
 
 def warning_of(model: LoadedModel, more: str | None) -> str | None:
-    """Return what its loader warns of and what else there is to say, if anything."""
+    """Return its loader's warning and other remarks, if any."""
     return "; ".join(filter(None, (model.description.get("warning"), more))) or None
 
 

@@ -141,7 +141,7 @@ class ModelNames:
         return True
 
     async def warnings(self) -> Mapping[ModelId, str]:
-        """Return what to say of loaded models whose files changed on disk since; never waits long for a disk."""
+        """Return remarks on loaded models whose files on disk have changed; never waits long for a disk."""
         files = {key: self._files[key] for key in self._engine.models if key in self._files}
         return await self._changed.warnings(files)
 
@@ -156,7 +156,7 @@ class ModelNames:
         return there is not None and _whole_path(there.entry.source) == _whole_path(source)
 
     def namesake(self, loaded: LoadedModel, name: str, entry: ModelEntry) -> ConflictError:
-        """Return what is wrong with loading a model alongside another one of the same id."""
+        """Return the obstacle to loading a model alongside another one of the same id."""
         unload = f"first (`semanticd models unload {shlex.quote(loaded.model_id)}`)"
         swap = f"`semanticd models swap {shlex.quote(name)}`"
         if self.is_source(loaded.model_id, entry.source):

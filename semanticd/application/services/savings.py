@@ -109,7 +109,7 @@ class Savings:
         self._metrics.count("recomputed_tokens_total", recomputed)
 
     def of_agent(self, agent_id: str) -> Saved:
-        """Return what an agent's requests saved in all."""
+        """Return the total savings of an agent's requests."""
         return self._by_agent.get(agent_id) or Saved()
 
     def facts(self) -> SavingsFacts:
@@ -132,7 +132,7 @@ class Savings:
         }
 
     def restore(self, kept: Mapping[str, Any], *, is_known: Callable[[str], bool]) -> None:
-        """Begin with what an earlier daemon kept, of the agents that are known; before anything is counted.
+        """Load the totals of an earlier daemon, for known agents; before anything is counted.
 
         Raises:
             ValueError: It is not what `kept` returned; nothing has changed.

@@ -139,7 +139,7 @@ class StatusService:
         return self._store.ledger().used_bytes
 
     def engine(self) -> EngineFacts:
-        """Return what the engine is doing."""
+        """Return the engine's activity."""
         running = self._engine.running()
         states = [one.sequence.state for one in running]
         arrivals = self._arrivals.outside(running)
@@ -265,7 +265,7 @@ class RequestsService:
         self._waits.look(self._engine.running(), self._clock.monotonic())
 
     async def cancel(self, request_id: str) -> CancelledRequest:
-        """Cancel a request; what it computed stays cached."""
+        """Cancel a request; its computed tokens stay cached."""
         arrival = self._arrivals.find(request_id)
         if any(one.submission.request_id == request_id for one in self._engine.running()):
             self._engine.cancel(RequestId(request_id))

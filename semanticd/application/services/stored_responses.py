@@ -55,7 +55,7 @@ class StoredResponses:
         return self._archive is not None and self._archive.is_refusing
 
     def keep(self, response: StoredResponse) -> Future[bool]:
-        """Keep a response; the future says whether the disk has it. True where nothing is archived."""
+        """Store a response; the future holds whether the disk has it. True where nothing is archived."""
         saved: Future[bool] = Future()
         size = _size(response)
         if self._archive is None or size > self._max_bytes:

@@ -35,7 +35,7 @@ _QUICK_MS = 250.0
 
 
 def verdict(turn: TurnFacts, *, reason: str | None = None, behind: str | None = None) -> str:
-    """Return the verdict on a turn; `reason` and `behind` say what it waited for longest."""
+    """Return the verdict on a turn; `reason` and `behind` are those of its longest wait."""
     ttft, queue, restore, prefill = turn.ttft_ms, turn.queue_ms, turn.restore_ms, turn.prefill_ms
     others = max(ttft - queue - restore - prefill, 0.0)
     if ttft <= _QUICK_MS:

@@ -81,7 +81,7 @@ class Waits:
         record.seen_at = now
 
     def longest(self, request_id: str) -> Wait | None:
-        """Return what a request waited for longest; None where it was never seen waiting."""
+        """Return the reason of a request's longest wait; None where it was never seen waiting."""
         record = self._records.get(request_id)
         if record is None or not record.seconds:
             return None

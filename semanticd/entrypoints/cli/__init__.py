@@ -72,13 +72,13 @@ def _open_missing_streams() -> None:
 
 
 def _give_up_output() -> None:
-    """Drop what is buffered for stdout: Python would fail with it once more as it ends."""
+    """Drop buffered output for stdout: Python would fail with it again at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
 
 
 def _system_error(error: OSError) -> str:
-    """Return what the system refused; without a file's name it refused our output (a full disk, for one)."""
+    """Return the system's refusal; without a file's name it refused our output (a full disk, for example)."""
     reason = error.strerror or str(error)
     if error.filename is not None:
         return f"{error.filename}: {reason}"

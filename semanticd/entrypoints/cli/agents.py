@@ -88,7 +88,7 @@ def fork_of(agent: str, *, new_id: str | None = None) -> str:
 
 
 def which_agent(typed: str, known: Sequence[str]) -> str:
-    """Return what to do where no agent is called as it was typed."""
+    """Return the remedy for an unknown agent id."""
     if any(character in typed for character in "*?["):
         matching = fnmatch.filter(known, typed)
         named = ", ".join([*matching[:_NUM_NAMED], *(["…"] if len(matching) > _NUM_NAMED else [])])

@@ -94,7 +94,7 @@ class Conversation:
                     return
 
     def _take(self, turn: str, *, interactive: bool) -> bool:
-        """Run a command or say something; returns whether to continue."""
+        """Run a command or send a turn; returns whether to continue."""
         try:
             if turn.startswith("/"):
                 return self._command(turn)
@@ -150,7 +150,7 @@ class Conversation:
         return read(SayResult, said)
 
     def _stop(self) -> None:
-        """Cancel the answer; what was computed of it stays cached."""
+        """Cancel the answer; its computed tokens stay cached."""
         try:
             for row in read_all(RequestRow, rows_in(ask("requests.list"), "requests")):
                 if row.agent == self._agent and is_said(row.id):
@@ -162,7 +162,7 @@ class Conversation:
             narrate("\nstopped")
 
     def _command(self, line: str) -> bool:
-        """Do what a line with a slash says; returns whether to continue."""
+        """Run a slash command; returns whether to continue."""
         name, _, argument = line[1:].strip().partition(" ")
         argument = argument.strip()
         actions: dict[str, Callable[[str], None]] = {
@@ -240,7 +240,7 @@ class PrintedAnswer:
         self._markdown = MarkdownStream() if is_styled() else None
 
     def add(self, text: str) -> None:
-        """Print what came."""
+        """Print the received text."""
         self._text += text
         if self._markdown is None:
             print_piece(text)
@@ -248,18 +248,18 @@ class PrintedAnswer:
             _print_all(self._markdown.feed(text))
 
     def complete(self, text: str) -> None:
-        """Print what is lacking of the whole answer."""
+        """Print the missing rest of the complete answer."""
         if text.startswith(self._text):
             self.add(text[len(self._text) :])
         self.end()
 
     def end(self) -> None:
-        """Print what was held back: nothing follows that could show what it is."""
+        """Print the text held back: nothing follows that could complete it."""
         if self._markdown is not None:
             _print_all(self._markdown.end())
 
     def break_off(self) -> None:
-        """Print what was held back, and begin a new line for what is said of it."""
+        """Print the text held back, and begin a new line for the message."""
         self.end()
         if self._text and not self._text.endswith("\n"):
             print_piece("\n")
@@ -299,7 +299,7 @@ def message_text(row: MessageRow) -> str:
 
 
 def turns(read_line: Callable[[str], str]) -> Iterator[str]:
-    """Yield what is typed, a turn at a time; `read_line` returns a line and raises `EOFError` at the end."""
+    """Yield typed turns; `read_line` returns a line and raises `EOFError` at the end."""
     while True:
         try:
             line = read_line("> ")
@@ -333,7 +333,7 @@ def history_file() -> Path:
 
 @contextlib.contextmanager
 def _unechoed() -> Iterator[None]:
-    """Keep what is typed meanwhile out of the answer; the next line begins with it."""
+    """Keep text typed meanwhile out of the answer; the next line begins with it."""
     import termios
 
     terminal = sys.stdin.fileno()

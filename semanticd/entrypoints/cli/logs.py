@@ -58,7 +58,7 @@ def _open(file: Path) -> TextIO | None:
 
 
 def _follow(file: Path, stream: TextIO | None, as_json: bool) -> TextIO | None:
-    """Print what is new; returns the stream to continue with, a new one after a rotation."""
+    """Print new lines; returns the stream to continue with, a new one after a rotation."""
     if stream is None:
         stream = _open(file)
         if stream is None:

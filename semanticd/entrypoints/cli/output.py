@@ -61,12 +61,12 @@ def print_marked(text: str, kind: str) -> None:
 
 
 def print_script(text: str) -> None:
-    """Print what a shell or a file is to take, on stdout: unchanged there, made safe where a terminal shows it."""
+    """Print data for a shell or a file on stdout: unchanged there, made safe on a terminal."""
     print(many_lines(text) if sys.stdout.isatty() else text, end="")
 
 
 def narrate(text: str) -> None:
-    """Say to people what happens; never part of the data."""
+    """Print a message for users; never part of the data."""
     sys.stderr.write(f"{many_lines(text)}\n")
     sys.stderr.flush()
 
@@ -132,7 +132,7 @@ def _fact_lines(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _heading(column: str) -> str:
-    """The cells say their unit themselves."""
+    """The cells contain their unit."""
     return column.removeprefix("num_").removesuffix("_bytes").removesuffix("_ratio").replace("_", " ").upper()
 
 

@@ -40,7 +40,7 @@ class Progress:
             narrate(text)
 
     def running(self, text: str) -> None:
-        """Show what runs now, on a terminal only."""
+        """Show the running step, on a terminal only."""
         if self._terminal:
             self._last = text
             overwrite_line(text)

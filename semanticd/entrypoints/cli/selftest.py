@@ -112,7 +112,7 @@ class Report:
 
 
 def run_checks(command: Sequence[str], *, as_json: bool, silence_s: float = SILENCE_S) -> dict[str, Any]:
-    """Run the checks' process, show each line as it comes, and return the report, whatever becomes of the process."""
+    """Run the checks' process, show each line as it comes, and return the report, however the process ends."""
     started = time.monotonic()
     report, progress = Report(), Progress()
     last_lines: deque[str] = deque(maxlen=_LAST_LINES)

@@ -34,7 +34,7 @@ class Size(click.ParamType[int]):
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read what was typed."""
+        """Parse the typed size."""
         try:
             return value if isinstance(value, int) else read_size(str(value))
         except ValueError as error:

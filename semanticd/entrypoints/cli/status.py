@@ -192,7 +192,7 @@ def keeps_nothing(status: StatusResult) -> str | None:
 
 
 def unsaved_text(cache: CacheStats) -> str | None:
-    """Return what the disk refused to store, and what to do; None where it refused nothing."""
+    """Return the data that the disk refused, with the remedy; None where it refused nothing."""
     counts = ((cache.num_unsaved_agents, "agent"), (cache.num_unsaved_responses, "response"))
     parts = [f"{number} {name}{'s' if number > 1 else ''}" for number, name in counts if number]
     if not parts:
@@ -212,5 +212,5 @@ def _stage(status: StatusResult) -> str:
 
 
 def _no_model(status: StatusResult) -> str:
-    """Return what stands for the model where there is none; one may be on its way."""
+    """Return the text in place of a model where none is loaded; one may be loading."""
     return f"- {NO_MODEL_LOADED}" if status.state == "no_model" and status.model_stage == "idle" else "-"

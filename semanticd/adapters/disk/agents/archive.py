@@ -146,7 +146,7 @@ class DiskAgentArchive:
         return self._ask(lambda: self._tables.load(agent_id), None, agent=agent_id)
 
     def load_recent(self, *, max_agents: int, max_bytes: int) -> list[Agent]:
-        """Return the most recently used readable agents, newest first, until their texts take so many bytes."""
+        """Return the most recently used readable agents, newest first, until their texts reach a number of bytes."""
         found: list[Agent] = []
         num_bytes = 0
         query = AgentQuery(limit=max_agents)
@@ -164,7 +164,7 @@ class DiskAgentArchive:
             query = replace(query, after=page.summaries[-1].agent_id)
 
     def _queued(self) -> dict[AgentId, Agent | None]:
-        """Return what is not saved yet; to be asked before what is stored.
+        """Return the agents that are not saved yet; to be read before the stored ones.
 
         A save that ends between the two questions is in both answers then; the other way round it is in neither.
         """
@@ -334,7 +334,7 @@ class DiskAgentArchive:
         self._queue.put(lambda: self._try_quietly(self._tables.forget_all_past_blocks))
 
     def scrub(self) -> None:
-        """Make sure soon that what was deleted cannot be read from any file."""
+        """Make sure soon that deleted data cannot be read from any file."""
         self._queue.put(self._scrub)
 
     def flush(self, timeout_s: float | None = None) -> bool:

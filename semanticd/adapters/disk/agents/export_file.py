@@ -137,7 +137,7 @@ class DiskAgentExportFile:
         return path
 
     def read(self, path: str) -> ExportedAgent:
-        """Check every byte of the file and return what it holds, without its blocks.
+        """Check every byte of the file and return its contents, without its blocks.
 
         Raises:
             AgentExportError: It is damaged, cut off, no such file, or of a newer version.
@@ -278,7 +278,7 @@ def _encode_manifest(agent: Agent, names: list[BlockHash], layout: str) -> bytes
 
 
 def _check_bytes(file: BinaryIO, path: str) -> None:
-    """Raise unless the file is one of ours, of a version we know, and every byte is as it was written."""
+    """Raise unless the file is an agent export of a known version, and every byte is as it was written."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     head = file.read(_HEAD.size)
@@ -388,7 +388,7 @@ def _encoded(part: object) -> bytes:
 
 @contextmanager
 def _named(part: str) -> Iterator[None]:
-    """Say in which part of the manifest a value is out of bounds, or of another type."""
+    """Return the part of the manifest whose value is out of bounds, or of another type."""
     try:
         yield
     except OutOfBoundsError as error:

@@ -350,7 +350,7 @@ class AgentTables:
             return self._reader.execute(query, values).fetchall()
 
     def save(self, agent: Agent, *, known: Agent | None) -> None:
-        """Store an agent durably; `known` is what is stored of it now (None: nothing, or unreadable)."""
+        """Store an agent durably; `known` is its stored state (None: nothing, or unreadable)."""
         with self._writing, transaction(self._writer):
             if known is None:
                 self._delete(agent.agent_id)

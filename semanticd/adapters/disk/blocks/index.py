@@ -52,7 +52,7 @@ class BlockIndex:
     """Blocks by hash, parent and last use. Methods raise `sqlite3.Error`; safe to call from any thread."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the index; what is no database, or of another schema, gives way to an empty one."""
+        """Open or create the index; a file that is no valid database of this schema is replaced."""
         self._path = path
         self._reading = threading.Lock()
         self._listing = threading.Lock()
@@ -216,7 +216,7 @@ class BlockIndex:
         return tuple(ModelSize(ModelFingerprint(row[0]), *row[1:]) for row in rows)
 
     def totals(self) -> Totals:
-        """Return what is stored, including changes not yet committed."""
+        """Return the stored rows, including changes not yet committed."""
         with self._writing:
             row = self._writer.execute("SELECT total(num_blocks), total(file_bytes) FROM models").fetchone()
         return Totals(int(row[0]), int(row[1]))
@@ -228,7 +228,7 @@ class BlockIndex:
         return row is not None
 
     def add(self, blocks: Iterable[NewBlock]) -> None:
-        """Add rows; a block that is there already is left as it is."""
+        """Add rows; blocks that are already there stay unchanged."""
         query = (
             "INSERT OR IGNORE INTO blocks(hash, parent, model, kind, num_tokens, tensor_bytes, file_bytes,"
             " created_at, last_used_at, num_children, token_ids)"

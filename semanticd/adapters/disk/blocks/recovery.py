@@ -63,7 +63,7 @@ def survey(
     stop: threading.Event,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Survey:
-    """Compare everything, remove what is left over and rows without files; the rest is for `adopt_files`.
+    """Compare everything, and remove leftovers and rows without files; the rest is for `adopt_files`.
 
     `on_progress` hears how many of the shards are done. Ends early when `stop` is set.
     """
@@ -259,7 +259,7 @@ class Recovery:
         return self._done.wait(timeout_s)
 
     def stop(self, *, wait: bool = True) -> None:
-        """Stop adopting; what is left is found again at the next start. `wait` for the thread's end."""
+        """Stop adopting; the rest is found again at the next start. `wait` for the thread's end."""
         self._stop.set()
         if wait and self._thread is not None:
             self._thread.join()

@@ -172,7 +172,7 @@ class BlockRepository:
         return None if found is None else found[1]
 
     def read_file(self, block_hash: BlockHash, *, again: bool = True) -> tuple[bytes, BlockRecord] | None:
-        """Return a block's file and what it holds; None as `read`. Reads once more (`again`) what was replaced."""
+        """Return a block's file and its content; None as `read`. Rereads a replaced file once (`again`)."""
         started = time.monotonic()
         stored = self.index.stored(block_hash)
         if stored is None:
@@ -374,7 +374,7 @@ class BlockRepository:
         return fresh, reason
 
     def _cap_of_blocks(self) -> int | None:
-        """Return what the cap leaves to blocks: agents' records count too, but take no more than half of it."""
+        """Return the part of the cap for blocks: agents' records count too, but take no more than half of it."""
         cap = self.cap_bytes
         return None if cap is None else max(cap - self.folder.database_bytes(), cap // 2)
 
@@ -411,7 +411,7 @@ class BlockRepository:
             return len(rows)
 
     def protect(self, hashes: Iterable[BlockHash], *, owner: str) -> None:
-        """Replace what `owner` keeps from being pruned (in memory: owners say it again after a start)."""
+        """Replace the blocks that `owner` protects from pruning (in memory: owners repeat it after a start)."""
         kept = frozenset(hashes)
         with self._counting:
             others = {name: hashes for name, hashes in self._protected.items() if name != owner}
@@ -505,7 +505,7 @@ class BlockRepository:
             return None
 
     def _next_on_full_disk(self, num_bytes: int, *, spare: set[BlockHash]) -> list[StoredBlock]:
-        """Return a few of the next blocks to go: what they free mostly is the room that the others' rows need.
+        """Return a few of the next blocks to remove: they mostly free the room that the rows of others need.
 
         Where it never is, each time there are twice as many, because those before are looked at again.
         """
@@ -614,7 +614,7 @@ class BlockRepository:
         return sum(stored.file_bytes for stored in removed)
 
     def _unlink_unindexed(self, names: Iterable[BlockHash]) -> int:
-        """Remove the files of blocks whose rows are not there yet, of whatever model; returns their bytes."""
+        """Remove the files of blocks without rows, of any model; returns their bytes."""
         freed = 0
         folders = self.folder.model_folders()
         for name in names:

@@ -166,7 +166,7 @@ class DiskWarmStore:
         return self._storage.folder
 
     def when_pruned(self, hear: Callable[[Sequence[BlockHash]], None]) -> None:
-        """Let `hear` know of blocks that were removed to make room; it is called on the writing thread."""
+        """Register `hear` for blocks that were removed to make room; it is called on the writing thread."""
         self._storage.on_removed = hear
 
     @property
@@ -293,7 +293,7 @@ class DiskWarmStore:
         return None
 
     def read_file(self, block_hash: BlockHash) -> bytes | None:
-        """Return a verified block file, as it is shown to others; None when it is missing, broken or to be deleted.
+        """Return a verified block file for a peer; None when it is missing, broken or to be deleted.
 
         Not by the I/O pool, whose readers are for this daemon's own agents: it takes as long as the disk does.
         """
@@ -386,7 +386,7 @@ class DiskWarmStore:
             self.write_queue.put(self._write_touches)
 
     def _rest(self) -> None:
-        """What the writing thread does while nothing is to be written."""
+        """The writing thread's work while there is nothing to write."""
         self._write_touches()
         self._storage.remove_fileless()
         self._settle_cap()
@@ -450,7 +450,7 @@ class DiskWarmStore:
         return any(block_hash in doomed for doomed in self._doomed)
 
     def protect(self, hashes: Sequence[BlockHash], *, owner: str) -> None:
-        """Replace the set of blocks that `owner` pins (kept in memory: say it again after a start)."""
+        """Replace the set of blocks that `owner` pins (kept in memory: repeat it after a start)."""
         self._storage.protect(hashes, owner=owner)
 
     def verify(self, *, fix: bool) -> VerifyReport:
@@ -465,7 +465,7 @@ class DiskWarmStore:
             raise CacheError(f"cannot verify the cache in {self.folder.root}: {error}") from error
 
     def prune(self, *, target_bytes: int | None = None, dry_run: bool = False) -> int:
-        """Remove least recently used unpinned blocks down to `target_bytes` (default: the cap), or say how much.
+        """Remove least recently used unpinned blocks down to `target_bytes` (default: the cap), or return how much.
 
         Raises:
             CacheError: As in the port.
@@ -591,7 +591,7 @@ def _limits(folder: CacheFolder, options: WarmOptions, *, fs: FileSystem, stored
 
 
 def _start_readers(number: int) -> ThreadPoolExecutor:
-    """Return so many threads, all of them started: else the first reads would wait until each of them runs."""
+    """Return started threads: else the first reads would wait until each of them runs."""
     readers = ThreadPoolExecutor(number, thread_name_prefix="semanticd-warm-reader")
     # One that waits is not idle, so that the next is started; not forever, in case the system refuses one.
     all_started = threading.Barrier(number)

@@ -40,7 +40,7 @@ class PendingWrite:
 
     @property
     def wanted(self) -> list[BlockRecord]:
-        """What is still to be written."""
+        """The blocks that are not yet written."""
         return [record for record in self.records if record.block.block_hash not in self.cancelled]
 
     @property

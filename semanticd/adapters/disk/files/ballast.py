@@ -35,14 +35,14 @@ class Ballast:
 
     @property
     def is_there(self) -> bool:
-        """Whether all of it is there; a part may be."""
+        """Whether the whole file is there, not only a part."""
         try:
             return self._path.lstat().st_size >= self.num_bytes
         except OSError:
             return False
 
     def put_back(self) -> bool:
-        """Make the file unless it is there, as large as there is room; returns False where not all of it is there."""
+        """Make the file unless it exists, as large as there is room; returns False where it is smaller than wanted."""
         with self._lock:
             return self._put_back()
 

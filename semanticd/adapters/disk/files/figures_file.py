@@ -31,7 +31,7 @@ class FiguresFile:
     """One file; the methods take as long as the disk, and may be called from any thread."""
 
     def __init__(self, path: Path, *, version: int, fs: FileSystem, log: Log) -> None:
-        """Keep figures at this path, whose name says what they are, in this version of their form."""
+        """Keep figures at this path, whose name identifies them, in this version of their format."""
         self._path = path
         self._kind = f"semanticd {path.name} ".encode()
         self._version = version
@@ -92,7 +92,7 @@ class FiguresFile:
         return figures
 
     def _remove_left(self) -> None:
-        """Remove what a process that was killed had begun to write."""
+        """Remove partial files of a killed process."""
         prefix, folder = f"{self._path.name}.", self._path.parent
         for name in self._fs.list_files(folder):
             if name.startswith(prefix) and name.endswith(TEMP_SUFFIX):

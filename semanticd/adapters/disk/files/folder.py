@@ -135,7 +135,7 @@ class CacheFolder:
         return num_bytes
 
     def release(self, *, clean: bool) -> None:
-        """Give the folder up; `clean` says that files and index agree. Idempotent."""
+        """Release the folder; `clean`: files and index agree. Idempotent."""
         if self._lock_fd is None:
             return
         if clean:
@@ -146,7 +146,7 @@ class CacheFolder:
 
 
 def not_a_folder(root: Path) -> Path | None:
-    """Return what lies in the cache folder where a folder of ours belongs and is none; None where all is well."""
+    """Return the path in the cache folder that should be a folder and is not one; None where all is well."""
     places = [root / name for name in _FOLDERS]
     return next((place for place in places if os.path.lexists(place) and not place.is_dir()), None)
 

@@ -31,7 +31,7 @@ def default_reserve(space: VolumeSpace) -> int:
 
 
 def default_cap(path: Path, space: VolumeSpace, *, stored_bytes: int, fs: FileSystem) -> int:
-    """Return the cap of a folder for which none is set, as it was decided at its first start.
+    """Return the default cap of a folder, as decided at its first start.
 
     That is 20 % of what was free then (the cache itself counts as free), or what a cache without a cap held by then, at
     most 64 GiB. `path` is where it is written down: a volume that fills up with other things must not shrink the cache

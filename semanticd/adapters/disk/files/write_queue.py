@@ -69,7 +69,7 @@ class WriteQueue:
         return done.wait(timeout_s)
 
     def close(self) -> None:
-        """Run what is queued, then stop. Idempotent."""
+        """Run the queued jobs, then stop. Idempotent."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

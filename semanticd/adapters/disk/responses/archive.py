@@ -189,7 +189,7 @@ class DiskResponseArchive:
         return self._queue.ask(forget, otherwise=failed)
 
     def _put_back(self, before: Mapping[str, StoredResponse | None], agents: frozenset[AgentId]) -> None:
-        """Let responses be there again that could not be deleted, as they were `before`: None of what is on disk."""
+        """Restore responses that could not be deleted to their state `before`: None of what is on disk."""
         with self._lock:
             self._agents_to_forget -= agents
             for response_id, response in before.items():
@@ -219,7 +219,7 @@ class DiskResponseArchive:
         return self._queue.flush(timeout_s)
 
     def close(self) -> None:
-        """Store what waits, and close the database. Idempotent."""
+        """Store the queued responses, and close the database. Idempotent."""
         with self._lock:
             if self._closed:
                 return
@@ -271,7 +271,7 @@ class DiskResponseArchive:
             self._log.error("response_given_up", response=given_up)
 
     def _retry(self) -> None:
-        """Try again to forget and to store what the disk refused, oldest first, until it refuses something."""
+        """Retry refused deletions and writes, oldest first, until the disk refuses one."""
         self._retry_at = self._clock.monotonic() + _RETRY_EVERY_S
         self._forget()
         with self._lock:
@@ -306,7 +306,7 @@ class DiskResponseArchive:
             return responses, self._agents_to_forget
 
     def _forget(self) -> sqlite3.Error | None:
-        """Forget what is to be forgotten, from all files; returns why that failed, for all of it."""
+        """Delete all pending responses from all files; returns the failures."""
         responses, agents = self._to_forget()
         if not (responses or agents):
             return None

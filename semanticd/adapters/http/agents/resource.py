@@ -58,7 +58,7 @@ def _json(result: object) -> bytes:
 
 
 def _answer(resp: Response, result: object, *, unsaved: bool) -> None:
-    """Answer with a change of an agent, and say where the disk refused it: it was made, and holds in memory."""
+    """Answer with a change of an agent, and report a refusal of the disk: the change then holds in memory only."""
     if unsaved:
         resp.set_header("X-Semantic-Adjusted", IN_MEMORY_ONLY)
     resp.data = _json(result)
@@ -285,7 +285,7 @@ class AgentExports:
 
 @contextmanager
 def own_file_unnamed(means: str) -> Iterator[Callable[[str], str]]:
-    """Let no error name a file of ours, which the client does not know: it says what the file `means` instead.
+    """Keep internal file names out of errors: they name what the file `means` to the client instead.
 
     Gives a function the file's path, and returns it.
 

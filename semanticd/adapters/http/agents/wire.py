@@ -166,7 +166,7 @@ class Generated(Struct):
 
 
 def parse_create(body: CreateAgent) -> AgentConfig:
-    """Return what the client fixes for the agent's life."""
+    """Return the settings that the client fixes for the agent's life."""
     check_metadata(body.metadata)
     tools = body.tools or []
     if len({tool.name for tool in tools}) != len(tools):
@@ -266,7 +266,7 @@ def _constraint(form: AnswerFormat | None) -> OutputConstraint | None:
 
 
 def render_usage(usage: Usage) -> dict[str, Any]:
-    """Return tokens, what the cache saved, the miss if there was one, and durations in milliseconds."""
+    """Return tokens, savings of the cache, the miss if there was one, and durations in milliseconds."""
     cache, timings = usage.cache, usage.timings
     shown: dict[str, Any] = {
         "prompt_tokens": usage.prompt_tokens,

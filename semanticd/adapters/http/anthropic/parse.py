@@ -41,7 +41,7 @@ def parse(
     version: str | None,
     adjustments: Adjustments | None = None,
 ) -> GenerationRequest:
-    """Return what the client asks for.
+    """Return the client's request.
 
     Raises:
         InvalidRequestError: the request contradicts itself or the API version.
@@ -265,7 +265,7 @@ class _Reader:
         )
 
     def _text_of(self, block: wire.ResultContent, path: str, *, asked: bool) -> str:
-        """Return what a block says in words.
+        """Return a block's text.
 
         Raises:
             UnsupportedError: The model cannot read the block, and the request is strict about it.

@@ -85,7 +85,7 @@ def render(
     diagnose: Diagnose = lambda cache: None,
     manages_context: bool = False,
 ) -> wire.Message:
-    """Return the whole message; `diagnose` says why its prompt left the cache, where that was asked.
+    """Return the whole message; `diagnose` adds the cause of a cache miss, if requested.
 
     Where the client `manages_context`, the answer says that nothing was taken out of its prompt.
     """

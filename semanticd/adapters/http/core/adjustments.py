@@ -72,7 +72,7 @@ def _readable(value: Any) -> Any:
 
 
 def asked_now(speakers: Sequence[Speaker]) -> int | None:
-    """Return which message holds what the user asks now: the last one, if it answers no tool call.
+    """Return the index of the user's current question: the last message, unless it is a tool result.
 
     None where the model speaks last, or where tools answered since it spoke: agents pass on a tool's images as users.
     """

@@ -13,7 +13,7 @@ from semanticd.domain.limits import LIMITS
 
 
 def read_arguments(given: object) -> dict[str, Any]:
-    """Return a call's arguments; what is no JSON object (models err, clients send it back) is kept as it is."""
+    """Return a call's arguments; text that is not a JSON object (models err, clients send it back) is kept."""
     if isinstance(given, Mapping):
         return dict(given)
     parsed: object = None

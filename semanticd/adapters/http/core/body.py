@@ -299,7 +299,7 @@ def _too_deep(limit: int) -> InvalidRequestError:
 
 
 def check_metadata(metadata: Mapping[str, str] | None) -> None:
-    """Refuse more metadata than the limit: it is kept and sent back with what it belongs to."""
+    """Refuse more metadata than the limit: it is stored and returned with its object."""
     size = metadata_characters(metadata or {})
     if size > LIMITS.metadata_characters:
         raise InvalidRequestError(

@@ -36,7 +36,7 @@ def coding_of(header: str | None) -> str | None:
 
 
 def decode(raw: bytes, coding: str, *, limit: int) -> bytes:
-    """Return a body of at most `limit` bytes as it was before it was compressed.
+    """Return a decompressed body of at most `limit` bytes.
 
     Raises:
         InvalidRequestError: the bytes are not of this coding, or end early.
@@ -66,7 +66,7 @@ def _zlib(raw: bytes, coding: str, limit: int) -> bytes:
 
 
 def load_decoders() -> None:
-    """Load what a first compressed body would load: by then the files may be other ones. Takes 30 ms."""
+    """Import the modules for compressed bodies in advance: their files may change later. Takes 30 ms."""
     import zstandard  # noqa: F401
 
 

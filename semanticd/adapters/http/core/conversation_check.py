@@ -34,7 +34,7 @@ def check_conversation(
 
 
 def findings(messages: Sequence[Message]) -> Iterator[Finding]:
-    """Give what the vendors refuse, in the order of the messages."""
+    """Yield the faults that vendors refuse, in the order of the messages."""
     open_calls: dict[str, None] = {}
     answered: Counter[str] = Counter()
     for message in messages:

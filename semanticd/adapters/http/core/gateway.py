@@ -115,7 +115,7 @@ class Gateway:
         return stream if exchange.recording is None else ObservedStream(stream, exchange.recording)
 
     async def _checked(self, request: GenerationRequest) -> tuple[str, ...]:
-        """Return what the vendors would refuse in the request's conversation, as adjustments, or refuse it too."""
+        """Return the faults in a conversation that vendors refuse, as adjustments, or refuse them in strict mode."""
         if request.conversation or not isinstance(request.prompt, ChatPrompt):
             # Of a conversation that is kept here a request holds the end only.
             return ()
@@ -129,7 +129,7 @@ class Gateway:
         return seen.words
 
     def _show_adjustments(self, exchange: RequestContext, adjustments: Sequence[str]) -> None:
-        """Say what was changed in the request, to the client and in the log."""
+        """Report the changes to the request to the client and in the log."""
         if not adjustments:
             return
         text = " ".join(adjustments)
@@ -141,7 +141,7 @@ class Gateway:
         return await self.result(exchange, await self.open(exchange, request))
 
     async def result(self, exchange: RequestContext, stream: GenerationStream) -> GenerationResult:
-        """Collect a whole answer; its headers say where the KV budget cut it short, or its turn is not on disk.
+        """Collect a complete answer; its headers report a cut by the KV budget, or a turn that is not on disk.
 
         Raises:
             CancelledByCallerError: it was cancelled, so there is no complete answer.
@@ -157,7 +157,7 @@ class Gateway:
         return result
 
     def show_unsaved(self, exchange: RequestContext, stream: GenerationStream) -> None:
-        """Say in the headers of a whole answer that it is not on disk."""
+        """Report in the headers of a complete answer that it is not on disk."""
         self._show_adjustments(exchange, (*stream.adjustments, IN_MEMORY_ONLY))
 
     async def respond(
@@ -249,7 +249,7 @@ def _asking(name: str, request: GenerationRequest) -> GenerationRequest:
 
 
 def check_counts(request: GenerationRequest) -> None:
-    """Refuse more of anything than the limits, in whatever dialect it came.
+    """Refuse requests above the limits, in any dialect.
 
     Raises:
         InvalidRequestError: too many tools, stop strings or biases.

@@ -19,9 +19,9 @@ class PassingStream:
 
     @property
     def adjustments(self) -> tuple[str, ...]:
-        """What was changed in the request."""
+        """The changes to the request."""
         return self._stream.adjustments
 
     async def aclose(self) -> None:
-        """Cancel what is not finished."""
+        """Cancel the unfinished part."""
         await self._stream.aclose()

@@ -74,7 +74,7 @@ class RequestContext:
 
     @property
     def client(self) -> str:
-        """Who asks, as far as it is known: a key, or without keys an address."""
+        """The client, as far as it is known: a key, or without keys an address."""
         return f"at {self.address}" if self.caller == ANONYMOUS else self.caller
 
     def on_end(self, close: Callable[[], Awaitable[Any]]) -> None:
@@ -99,7 +99,7 @@ def make_id(prefix: str) -> str:
 
 
 def agent_id_of(req: Request, *candidates: str | None) -> AgentId | None:
-    """Return who asks: the `X-Session-ID` header, else another program's, else the first candidate of the body.
+    """Return the agent: the `X-Session-ID` header, else another program's, else the first candidate of the body.
 
     None where none of them is there. What could not stand in a URL (some clients send a JSON text) is replaced by its
     digest.
@@ -184,7 +184,7 @@ def priority_of(
 
 
 def show_cache(resp: Response, cache: CacheReport) -> None:
-    """Say in `X-Semantic-Cache` what the prompt cost, in tokens, and where and why it left what was cached."""
+    """Report the prompt's cost in `X-Semantic-Cache`, in tokens, with position and cause of a miss."""
     words = [
         f"hot={cache.reused_hot_tokens} warm={cache.restored_warm_tokens}",
         f"computed={cache.computed_tokens} tier={cache.tier}",

@@ -42,7 +42,7 @@ def running(model: ModelFacts) -> dict[str, Any]:
 
 
 def details(model: ModelFacts) -> dict[str, Any]:
-    """Return what is known of a model's kind; what is not known is empty."""
+    """Return facts about a model's kind; unknown ones are empty."""
     family = str(model.details.get("model_type") or "")
     return {
         "parent_model": "",

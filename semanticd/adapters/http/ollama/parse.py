@@ -60,7 +60,7 @@ def parse(
     agent_id: AgentId | None,
     priority: Priority,
 ) -> GenerationRequest:
-    """Return what the client asks for.
+    """Return the client's request.
 
     Raises:
         InvalidRequestError: the request contradicts itself.

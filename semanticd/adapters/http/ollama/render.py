@@ -50,7 +50,7 @@ def timestamp(seconds: float) -> str:
 
 
 def measured(usage: Usage) -> dict[str, int]:
-    """Return what an answer's last line says of tokens and times."""
+    """Return the tokens and times of an answer's last line."""
     timings = usage.timings
     return {
         "total_duration": int((timings.total_ms or timings.ttft_ms + timings.decode_ms) * _NS_PER_MS),
@@ -141,7 +141,7 @@ class OllamaStream:
         return self._end(event)
 
     def finish(self) -> bytes:
-        """Return nothing: the last line said that it is the last."""
+        """Return nothing: the last line is marked as the last."""
         return b""
 
     def fail(self, error: SemanticError) -> bytes:

@@ -178,7 +178,7 @@ class Catalogue:
         resp.data = msgspec.json.encode(catalogue.description(model))
 
     async def on_get_version(self, req: Request, resp: Response) -> None:
-        """Say which API is spoken."""
+        """Return the version of the API."""
         resp.data = msgspec.json.encode({"version": API_LEVEL, "semanticd": self._config.version})
 
 
@@ -254,7 +254,7 @@ class _Pull:
         yield line({"status": "success"})
 
     async def leave(self) -> None:
-        """Let the download continue; what it raises is kept as the model's last failure."""
+        """Run the download; an exception is kept as the model's last failure."""
         self._task.add_done_callback(lambda task: None if task.cancelled() else task.exception())
 
     def _line(self, progress: PullProgress) -> dict[str, Any]:

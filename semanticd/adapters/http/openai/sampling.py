@@ -81,7 +81,7 @@ def check_fields(body: Sampled, adjustments: Adjustments, *, strict: bool) -> No
 def sampling_of(
     body: Sampled, *, max_tokens: int | None, logprobs: bool = False, top_logprobs: int = 0
 ) -> SamplingParams:
-    """Return how to sample; what is absent has the model's default, else OpenAI's (neutral) one."""
+    """Return the sampling parameters; absent ones have the model's default, else OpenAI's (neutral) one."""
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
     return SamplingParams.of(
         max_tokens=max_tokens,

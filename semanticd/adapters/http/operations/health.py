@@ -29,7 +29,7 @@ class Root:
         self._config = config
 
     async def on_get(self, req: Request, resp: Response) -> None:
-        """Say what this is."""
+        """Return the name and version of the server."""
         resp.data = msgspec.json.encode(
             {"name": "semanticd", "version": self._config.version, "docs": "/docs"}
         )

@@ -45,7 +45,7 @@ class PrefixLookup:
         self._readers = readers
 
     async def on_post(self, req: Request, resp: Response) -> None:
-        """Answer where the tokens of a prompt lie; with `path` the body is the one that would be sent there."""
+        """Answer the cache tiers of a prompt's tokens; with `path` the body is that of the endpoint."""
         path = req.get_param("path")
         if path is not None:
             model, prompt = await read_prompt(req, self._config, self._readers, path=path)

@@ -129,7 +129,7 @@ class ConstraintCompiler:
         return _with_form(constraint, form)
 
     def _keep(self, digest: bytes, form: CompiledForm) -> None:
-        """Keep a form as the one used last, at what it takes now; older ones make room."""
+        """Keep a form as the last used one, with its present size; older ones are dropped to make room."""
         self._compiled[digest] = form
         self._compiled.move_to_end(digest)
         self._compiled_bytes += form.num_bytes - self._counted.get(digest, 0)
@@ -281,7 +281,7 @@ def _with_form(constraint: OutputConstraint, form: CompiledForm) -> OutputConstr
 
 
 def _limits() -> LLParserLimits:
-    """Return what a form may cost.
+    """Return the maximum cost of a form.
 
     With the engine's own limits a schema of some hundred optional properties compiles, and is given up in the answer.
     """

@@ -209,7 +209,7 @@ class MlxModelRunner:
 
     @raising_shortage
     def append(self, sequence_id: SequenceId, part: PrefixPart) -> None:
-        """Put a block behind what the sequence holds."""
+        """Append a block to the sequence's cache."""
         batch = self._prefilling[sequence_id]
         self._codec.append(batch.prompt_cache, part)
         batch.tokens[0] += [0] * part.num_tokens
@@ -414,7 +414,7 @@ class MlxModelRunner:
         return responses
 
     def take_draft_counts(self) -> DraftCounts:
-        """Return what was drafted since the last call."""
+        """Return the counts of drafts since the last call."""
         counts, self._draft_counts = self._draft_counts, DraftCounts()
         return counts
 

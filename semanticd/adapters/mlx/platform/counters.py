@@ -36,7 +36,7 @@ def reset_peak() -> None:
 
 
 def footprint_bytes() -> int:
-    """Return what the system charges this process with.
+    """Return the memory that the system accounts to this process.
 
     On macOS that is the physical footprint, as in Activity Monitor, which counts the GPU's memory and what was
     compressed (proc_pid_rusage, in XNU's bsd/sys/resource.h); elsewhere the resident set.

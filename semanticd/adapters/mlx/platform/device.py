@@ -112,7 +112,7 @@ def macos_version() -> tuple[int, ...] | None:
 
 
 def macos_pressure(sysctl: Callable[[str], int | None] | None = None) -> Pressure:
-    """Return what macOS says of its memory; where it does not say anything, nothing is short."""
+    """Return macOS's memory pressure; without an answer, nothing is short."""
     level = (sysctl or _sysctl_int)("kern.memorystatus_vm_pressure_level")
     return _MACOS_LEVELS.get(level or 1, "none")
 
@@ -242,7 +242,7 @@ class MlxMemory:
         return int(psutil.virtual_memory().available)
 
     def give_back(self) -> None:
-        """Empty MLX's cache of freed buffers, and what the C library keeps."""
+        """Empty MLX's cache of freed buffers, and the C library's free memory."""
         import mlx.core as mx
 
         try:

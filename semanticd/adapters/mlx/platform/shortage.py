@@ -26,7 +26,7 @@ _WORDS = (
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether an error says that there was not enough memory."""
+    """Whether an error means that there was not enough memory."""
     if isinstance(error, MemoryError):
         return True
     text = str(error).lower()
@@ -34,7 +34,7 @@ def is_shortage(error: BaseException) -> bool:
 
 
 def raising_shortage(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Return a function whose out-of-memory errors are `OutOfMemoryError`; others stay what they are."""
+    """Return a function whose out-of-memory errors are `OutOfMemoryError`; others are unchanged."""
 
     @functools.wraps(function)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -345,7 +345,7 @@ class MlxOutputParser:
     def _show_left(
         self, block: _Block, text: str, events: list[GenerationEvent], *, cut: bool = False
     ) -> None:
-        """Show what is no call as text; between a block's two markers it counts as a failure."""
+        """Emit text that is not a call; between a block's two markers it counts as a failure."""
         if not block.form.bare:
             text = text.replace(block.form.start, "")
         text = text.strip()
@@ -383,7 +383,7 @@ class MlxOutputParser:
             events.append(ToolCallDelta(self._num_calls - 1, arguments, self._choice))
 
     def _break_call(self, reader: JsonCallReader | ElementCallReader, events: list[GenerationEvent]) -> None:
-        """Say that the last call is none; a stream that has shown its beginning is shown what broke it too."""
+        """Report that the last call is not one; a stream that has emitted its start also gets the rest of its text."""
         self._num_broken += 1
         events.append(ToolCallBroken(self._num_calls - 1, reader.begun.lstrip(), self._choice))
         self._fail(reader.rest, events)

@@ -29,7 +29,7 @@ class ByteStreamDecoder:
         return self._decoder.decode(self._token_bytes(token_id))
 
     def finish(self) -> str:
-        """Return what was held back."""
+        """Return the text held back."""
         return self._decoder.decode(b"", final=True)
 
 
@@ -67,7 +67,7 @@ class WindowStreamDecoder:
         return fresh
 
     def finish(self) -> str:
-        """Return what was held back."""
+        """Return the text held back."""
         return self._pass_on(self._decode(self._window)) if self._window else ""
 
     def _pass_on(self, text: str) -> str:

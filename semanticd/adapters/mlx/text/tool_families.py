@@ -264,7 +264,7 @@ _SIGNS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
 def family_of(
     *, hint: str | None, inferred: str | None, template: str, vocabulary: Container[str]
 ) -> ToolFamily:
-    """Return a model's family: the one that its entry names, that mlx-lm finds, or that its files show; else `json`.
+    """Return a model's family: named by its entry, found by mlx-lm, or shown by its files; else `json`.
 
     Raises:
         ValueError: The entry names a family that is not known.

@@ -36,7 +36,7 @@ def parse(
     priority: Priority,
     adjustments: Adjustments | None = None,
 ) -> GenerationRequest:
-    """Return what the client asks for.
+    """Return the client's request.
 
     Raises:
         InvalidRequestError: the request contradicts itself.

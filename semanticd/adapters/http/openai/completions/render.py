@@ -115,7 +115,7 @@ class PromptsStream:
 
     @property
     def adjustments(self) -> tuple[str, ...]:
-        """What was changed in the requests; of equal forms the same is said once."""
+        """The changes to the requests; equal ones are listed once."""
         return tuple(dict.fromkeys(word for stream in self._streams for word in stream.adjustments))
 
     async def __aiter__(self) -> AsyncIterator[GenerationEvent]:
@@ -128,7 +128,7 @@ class PromptsStream:
         return await self._streams[0].result()
 
     async def aclose(self) -> None:
-        """Cancel what is not finished."""
+        """Cancel the unfinished part."""
         for stream in self._streams:
             await stream.aclose()
 

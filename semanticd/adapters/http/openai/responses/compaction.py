@@ -77,7 +77,7 @@ def summary_in(result: GenerationResult) -> str:
 
 
 def compacted(said: Sequence[Message], summary: str, *, key: bytes) -> list[dict[str, Any]]:
-    """Return the items that stand for a conversation from now on: what the user said in it, and its summary."""
+    """Return the items that replace a conversation: its user messages, and its summary."""
     kept: list[dict[str, Any]] = []
     room = _KEPT_CHARACTERS
     for message in reversed(said):

@@ -228,7 +228,7 @@ class _Reader:
         """The user's own messages among those that were read."""
 
     def read(self, items: Sequence[wire.InputItem], *, first: int) -> list[Message]:
-        """Return a message for each item that says something; those from `first` on are the request's own."""
+        """Return a message for each item with content; those from `first` on are the request's own."""
         asked = asked_now([_speaker(item) for item in items])
         messages: list[Message] = []
         for index, item in enumerate(items):

@@ -67,7 +67,7 @@ def diagnosis(cache: CacheReport, *, found: bool, same_key: bool) -> dict[str, A
 def begin(
     body: wire.ResponsesRequest, *, response_id: str, created: int, model: str, priority: Priority
 ) -> wire.Response:
-    """Return the response as it is before any output, repeating what was asked.
+    """Return the response before any output, repeating the request's fields.
 
     The tier is the one that the request is processed in, as its `priority` has it.
     """
@@ -144,7 +144,7 @@ def _tool(tool: wire.Tool) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> Any:
-    """Return what the client sent, without the fields it left out."""
+    """Return the client's fields, without those it omitted."""
     if isinstance(value, msgspec.Struct):
         value = msgspec.to_builtins(value)
     if isinstance(value, dict):

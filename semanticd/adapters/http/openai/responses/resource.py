@@ -64,7 +64,7 @@ class Conversations:
         self._config = config
 
     async def read(self, req: Request, wire_type: type[_Body]) -> tuple[_Body, StoredResponse | None, Parsed]:
-        """Return a request's body, the response that it continues from, and what it asks for."""
+        """Return a request's body, the response that it continues from, and the parsed request."""
         exchange = request_context_of(req)
         body = await read_object(req, wire_type, self._config)
         items = items_of(body)
@@ -203,11 +203,11 @@ class Responses:
         resp.data = msgspec.json.encode(answer)
 
     async def _are_saved(self, saving: Sequence[Future[bool]]) -> bool:
-        """Wait, within a bound, until the disk has what a crash right behind the answer would take."""
+        """Wait, within a bound, until the disk has the data that a crash right after the answer would lose."""
         return all([await saved_within(one, self.saved_within_s) for one in saving])
 
     async def _diagnose(self, body: wire.ResponsesRequest, agent_id: AgentId | None) -> Diagnose:
-        """Return what says why the prompt left the cache, where the request names a response to compare it with."""
+        """Return the function that explains a cache miss, where the request names a response to compare it with."""
         options = body.prompt_cache_options
         compared_id = options.comparison_response_id if options else None
         if not compared_id:
@@ -225,7 +225,7 @@ class Responses:
         agent_id: AgentId | None,
         held_by: AgentId,
     ) -> list[Future[bool]]:
-        """Keep a response that is to be stored; returns what says whether the disk has it."""
+        """Store a response if requested; returns a future of whether the disk has it."""
         if not response.store:
             return []
         output = output_items(response.output)

@@ -56,7 +56,7 @@ class ToolBox:
     by_flat_name: dict[str, ToolBehind] = field(default_factory=dict)
 
     def behind(self, flat_name: str) -> ToolBehind:
-        """Return what a model's call means; an unknown name is a function's."""
+        """Return the tool of a model's call; an unknown name is a function's."""
         return self.by_flat_name.get(flat_name, ToolBehind("function", flat_name))
 
 
@@ -71,7 +71,7 @@ class CustomInput:
         self._ended = False
 
     def feed(self, piece: str) -> str:
-        """Take more of the object; return what it adds to the text."""
+        """Take more of the object; return the added text."""
         if self._ended:
             return ""
         self._raw += piece

@@ -181,7 +181,7 @@ class _Shards:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was taken."""
+        """Write the converted tensors."""
         if not self._waiting:
             return
         self._number += 1
