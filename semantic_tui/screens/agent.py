@@ -254,8 +254,9 @@ class AgentScreen(AgentActionsScreen):
 
     def on_input_changed(self, event: Input.Changed) -> None:
         num_found = self.query_one(TranscriptView).search(event.value)
+        plural = "" if num_found == 1 else "s"
         event.input.border_subtitle = (
-            f"{num_found} matching lines; enter, then n and N" if event.value else ""
+            f"{num_found} matching line{plural}; enter, then n and N" if event.value else ""
         )
 
     def on_input_submitted(self) -> None:

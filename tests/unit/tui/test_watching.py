@@ -151,7 +151,9 @@ async def test_a_transcript_is_searched_and_copied(socket_path: Path, until: Unt
         await until(pilot, lambda: app.screen.query_one("#search", Input).has_focus)
         await pilot.press(*"which")
         view = app.screen.query_one(TranscriptView)
-        await until(pilot, lambda: "1 lines" in str(app.screen.query_one("#search", Input).border_subtitle))
+        await until(
+            pilot, lambda: "1 matching line;" in str(app.screen.query_one("#search", Input).border_subtitle)
+        )
         await pilot.press("enter", "n", "y")
         await until(pilot, lambda: app.clipboard == "Which test fails, and why?" and view.has_focus)
 
