@@ -51,6 +51,8 @@ def test_docstrings_code_and_plain_words_are_no_findings(repository: Path) -> No
         ("Memory is given back.", "given back"),
         ("Blocks stay for good.", "for good"),
         ("An older block makes way.", "makes way"),
+        ("A peer is left alone.", "left alone"),
+        ("There is no word from the daemon.", "no word"),
     ],
 )
 def test_a_phrase_is_found_in_a_page_and_in_a_message(repository: Path, text: str, word: str) -> None:

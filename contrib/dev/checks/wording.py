@@ -40,6 +40,10 @@ PATTERNS = {
     r"\bgiv(?:es?|en) back\b": "return, free, release",
     r"\btak(?:es?|en) along\b": "with it, too",
     r"\bnot said\b": "not documented, not reported",
+    r"\bin vain\b": "without effect",
+    r"\bleft alone\b": "not used, ignored, unchanged",
+    r"\bwho asks\b": "the client",
+    r"\bno word\b": "no response",
 }
 """Regular expressions, and words to use instead."""
 
