@@ -92,7 +92,7 @@ def _unknown(name: str, names: list[str]) -> str:
     if close:
         return f"unknown argument {_shown(name)}; did you mean {close[0]!r}?"
     return f"unknown argument {_shown(name)}; " + (
-        f"expected: {', '.join(names)}" if names else "this command takes no arguments"
+        f"expected: {', '.join(names)}" if names else "this command takes none"
     )
 
 

@@ -243,7 +243,7 @@ class ForgetfulDisk(FileSystem):
 async def test_a_restore_that_computes(tmp_path: Path, model: Path) -> None:
     outcome = await found(tmp_path, model, storage_checks.check_turns, Replacements(files=ForgetfulDisk()))
     assert outcome.verdict == "fail"
-    assert "the restarted one computed what was cached" in outcome.message
+    assert "the restarted one computed cached tokens again" in outcome.message
 
 
 class Epidemic(storage_checks.Shortage):
