@@ -68,7 +68,7 @@ class PromptTooLongError(InvalidRequestError):
     code = "prompt_too_long"
 
     def __init__(self, *, num_tokens: int, maximum: int, is_estimate: bool = False) -> None:
-        """Return a message with both numbers, in the wording that makes coding agents compact.
+        """Put both numbers into the message, in the wording that makes coding agents compact.
 
         An estimate is made of texts that are too long to be read: they have at least about so many tokens.
         """
@@ -139,7 +139,7 @@ class AgentBusyError(ConflictError):
     """The agent answers a request, and its turns follow one another."""
 
     def __init__(self, agent_id: str, request_id: str) -> None:
-        """Return a message that names the request, and how to end it."""
+        """Name the request in the message, and how to end it."""
         route = f"/v1/agents/{quote(agent_id, safe='')}/cancel"
         super().__init__(
             f"agent {agent_id!r} is answering request {request_id}; wait for it, or cancel it: POST {route}, "

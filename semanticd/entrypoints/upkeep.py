@@ -132,7 +132,7 @@ class Upkeep:
         return counters.computed_tokens, counters.restored_bytes, len(self._daemon.engine.models)
 
     async def _trim_memory(self) -> None:
-        """Return the gaps that blocks leave, also while requests run."""
+        """Return the memory of gaps that blocks leave to the system, also while requests run."""
         from semanticd.adapters.mlx.platform.heap import Gaps
 
         gaps = Gaps(budget_bytes=heap_budget(self._settings))

@@ -139,7 +139,7 @@ class Completion:
             self._log.error("listener_failed", request_id=submission.request_id, error=repr(error))
 
     def _retire(self, running: RunningSequence) -> None:
-        """Return everything that a sequence holds, each thing even if giving back another failed."""
+        """Release everything that a sequence holds, each part even if releasing another failed."""
         sequence = running.sequence
         running.has_ended = True
         self._running.pop(running.sequence_id, None)

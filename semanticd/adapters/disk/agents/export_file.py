@@ -388,7 +388,7 @@ def _encoded(part: object) -> bytes:
 
 @contextmanager
 def _named(part: str) -> Iterator[None]:
-    """Return the part of the manifest whose value is out of bounds, or of another type."""
+    """Add the part of the manifest to the error about a value out of bounds or of another type."""
     try:
         yield
     except OutOfBoundsError as error:

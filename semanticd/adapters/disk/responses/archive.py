@@ -306,7 +306,7 @@ class DiskResponseArchive:
             return responses, self._agents_to_forget
 
     def _forget(self) -> sqlite3.Error | None:
-        """Delete all pending responses from all files; returns the failures."""
+        """Delete the pending responses and agents from all files; returns the error, if any."""
         responses, agents = self._to_forget()
         if not (responses or agents):
             return None

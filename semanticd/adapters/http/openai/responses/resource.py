@@ -225,7 +225,7 @@ class Responses:
         agent_id: AgentId | None,
         held_by: AgentId,
     ) -> list[Future[bool]]:
-        """Store a response if requested; returns a future of whether the disk has it."""
+        """Store a response if requested; returns futures of whether the disk has it."""
         if not response.store:
             return []
         output = output_items(response.output)
