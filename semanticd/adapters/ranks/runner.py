@@ -208,7 +208,7 @@ class RankedRunner:
         return facts.spare_bytes.get(group, 0) if facts is not None else 0
 
     def compact(self) -> int:
-        """Return spare room, in every rank."""
+        """Free spare room, in every rank."""
         return int(self._formation.call("compact"))
 
     def dump(self, payload: BlockPayload) -> tuple[TensorBytes, ...]:

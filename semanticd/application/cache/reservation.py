@@ -1,4 +1,4 @@
-"""Reservation: everything in the cache that one sequence holds, and returns when it ends, however it ends.
+"""Reservation: everything in the cache that one sequence holds, and releases when it ends, however it ends.
 
 ```
 begin ──> lock blocks ──> promise bytes for what is read or computed ──> … ──> end (once; later calls do nothing)
@@ -29,7 +29,7 @@ class Reservation:
 
     @property
     def ended(self) -> bool:
-        """Whether it was returned."""
+        """Whether it was released."""
         return self._ended
 
     @property

@@ -2,7 +2,7 @@
 
 First blocks that no sequence uses: those on disk, then, after a pause of at most `max_stall_s`, those that wait for it.
 Then the youngest sequence, whose blocks are published before so that it resumes. For one that is alone pinned blocks
-leave too, sequences whose blocks are being read return what they were promised, and a long text that is being
+leave too, sequences whose blocks are being read release what they were promised, and a long text that is being
 embedded begins again later: none of them costs an answer its end. One that outgrows the budget all the same has its
 answer ended there: nothing else would ever make room.
 """

@@ -96,7 +96,7 @@ class Room:
     def make(self, num_bytes: int, *, over_pins: bool = False) -> bool:
         """Evict until so many bytes fit; False when that needs writes to finish first, or cannot be done.
 
-        Where eviction is not enough, decode batches return what rows that left had. Pinned blocks leave `over_pins`
+        Where eviction is not enough, decode batches free the room of rows that left. Pinned blocks leave `over_pins`
         only: for what runs alone, so that nothing else will make room for it.
 
         Bytes for growth that is not due yet need not be free: it is enough that they can be made so at any time.
@@ -123,7 +123,7 @@ class Room:
         return not self._is_behind and self._store.could_free() >= num_bytes
 
     def _compact(self) -> bool:
-        """Let decode batches return what no row needs; returns whether they had any."""
+        """Let decode batches free memory that no row needs; returns whether they had any."""
         before = self._store.ledger().running_bytes
         for model in self._models.values():
             # A batch that memory ran out for is gone: its rows are failed at their next step.

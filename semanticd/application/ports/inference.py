@@ -220,7 +220,7 @@ class ModelRunner(Protocol):
         """Bytes of this decode batch that no row needs now: room that rows left, for the next ones to join."""
 
     def compact(self) -> int:
-        """Return the spare room of all decode batches, by copying their rows; returns the bytes."""
+        """Free the spare room of all decode batches, by copying their rows; returns the bytes."""
 
     def dump(self, payload: BlockPayload) -> tuple[TensorBytes, ...]:
         """Return a payload as bytes that any thread may read: views where it has them, which keep it alive."""

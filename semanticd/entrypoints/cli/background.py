@@ -76,7 +76,7 @@ def start_in_background(flags: dict[str, Any], *, timeout_s: float | None) -> in
 def _already_running(
     there: StatusResult, socket: Path, wanted: Mapping[str, Any], asked_for: Collection[str]
 ) -> int:
-    """Report the running daemon; the status is a failure only if it runs with settings other than the requested ones."""
+    """Report the running daemon; a failure only if it runs with settings other than the requested ones."""
     print_text(f"already running (pid {there.pid}) at {there.address}")
     with ControlClient.connect(socket, name="semanticd-cli") as client:
         shown = {one.name: one for one in read(ConfigResult, client.call("config.show")).settings}

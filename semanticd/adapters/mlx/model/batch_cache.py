@@ -12,7 +12,7 @@ the others, and one token can only be taken back from all rows. Here
 - joining writes one slot, if one is free. Else there is one slot more, and the others are copied: an eighth of what a
   step's attention costs (8 rows of 4,000 tokens on two cores), too little to keep slots that take the memory of as
   many rows again. Leaving moves the last row into the slot that became free (see `DecodeBatch.filter`); room that no
-  row needs is returned when it is more than half of what is needed and more than a slot, or when memory is short
+  row needs is freed when it is more than half of what is needed and more than a slot, or when memory is short
   (`compact`);
 - the capacity grows by `GROWTH_TOKENS`, as the ledger expects. A growth copies all rows, but only once in so many
   steps, each of which reads all rows anyway: under a hundredth of that, however long they are. Steps that grow with
@@ -133,7 +133,7 @@ class SlottedKVCache:
 
     @property
     def spare_bytes(self) -> int:
-        """Bytes that `compact` would return."""
+        """Bytes that `compact` would free."""
         if self.keys is None:
             return 0
         return self.nbytes - self.nbytes // (self.keys.shape[0] * self.capacity) * self._needed
@@ -215,7 +215,7 @@ class SlottedKVCache:
         mx.eval(self.keys, self.values)
 
     def compact(self) -> int:
-        """Return what no row needs; returns the bytes."""
+        """Free the room that no row needs; returns the bytes."""
         spare = self.spare_bytes
         if spare:
             self._resize(len(self.lengths), min(capacity_for(self.size() + 1), self.capacity))
@@ -232,7 +232,7 @@ class SlottedKVCache:
         is_copied = self.keys is not None
         self._resize(len(self.lengths), capacity_for(self.size() + num_tokens), like=like)
         if is_copied:
-            # At once: else every layer would have its copy before the first returns what it was before.
+            # At once: else every layer would have its copy before the first frees its former one.
             mx.eval(self.keys, self.values)
 
     def _put(self, slot: int, keys: mx.array, values: mx.array) -> None:

@@ -44,7 +44,7 @@ class KvQuantization:
     num_heads: int
     dim: int
     dtype: mx.Dtype
-    """Of the tensors that it takes and returns."""
+    """Of the tensors that it takes and gives."""
     by_channel: bool
     """Whether groups lie along the tokens, where there are enough of them."""
 

@@ -474,7 +474,7 @@ class MlxModelRunner:
 
     @raising_shortage
     def compact(self) -> int:
-        """Return the room in decode batches that no row needs now."""
+        """Free the room in decode batches that no row needs now."""
         num_bytes = 0
         for group, batch in list(self._batches.items()):
             with self._losing(group):

@@ -85,7 +85,7 @@ class Gaps:
 
 
 def _free_bytes() -> int:
-    """Return what glibc has free, returned or not; it looks at each gap."""
+    """Return the bytes that glibc has free, returned to the system or not; it looks at each gap."""
     mallinfo = _from_glibc("mallinfo2")
     mallinfo.restype = _MallocInfo
     return int(mallinfo().fordblks)
