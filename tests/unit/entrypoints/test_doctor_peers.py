@@ -91,10 +91,10 @@ async def test_a_machine_that_is_not_there_or_says_nothing_is_a_finding() -> Non
 @pytest.mark.parametrize(
     ("theirs", "state", "message", "advice"),
     [
-        (PeerTree("m", "f1", "v1-exact-b256"), "ok", "it computes m alike", ""),
-        (PeerTree("other name", "f1", "v1-exact-b256"), "ok", "it computes m alike", ""),
+        (PeerTree("m", "f1", "v1-exact-b256"), "ok", "it computes m identically", ""),
+        (PeerTree("other name", "f1", "v1-exact-b256"), "ok", "it computes m identically", ""),
         (PeerTree("m", "f1", "v1-q8-b256"), "warning", "v1-q8-b256 there, v1-exact-b256 here", "SEMANTIC_MLX_KV_BITS"),
-        (PeerTree("m", "f2", "v1-exact-b256"), "warning", "its m has other files", "models pull m"),
+        (PeerTree("m", "f2", "v1-exact-b256"), "warning", "its files of m differ", "models pull m"),
         (PeerTree("other", "f3", "v1-exact-b256"), "ok", "it has not loaded m", ""),
     ],
 )  # fmt: skip
