@@ -1,7 +1,8 @@
 """The daemon's log: structured lines in a rotating file, on stderr if wanted, and on the control topic `log`.
 
 Rule: a message is a constant string, what varies are fields. Whatever else logs in this process (uvicorn, the hub's
-client) goes the same way. A log that cannot be written stops nothing.
+client) goes the same way, but a warning that it repeats is written once a second: a client could fill the log with
+them. A log that cannot be written stops nothing.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import io
 import logging
 import os
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -27,6 +29,11 @@ from semanticd.domain.errors import DaemonError, InvalidRequestError
 
 LOG_FILE = "semanticd.log"
 _LOG_FILES = ("semanticd.",)
+_OURS = "semanticd"
+_FOREIGN_EVERY_S = 1.0
+"""Of one warning of another library, one line in this time is written, with how many were left out."""
+_MAX_FOREIGN = 256
+"""Warnings of other libraries that are told apart; beyond it all are forgotten."""
 LEVELS = ("debug", "info", "warning", "error")
 _SECRETS = ("api_key", "admin_key", "authorization", "x_api_key", "x_admin_key", "token", "password")
 _LEVEL_NUMBERS = {level: getattr(logging, level.upper()) for level in LEVELS}
@@ -71,7 +78,13 @@ def log_context(**fields: str) -> contextlib.AbstractContextManager[None]:
 class Logs:
     """The process's log while it is open; `close` restores the previous state."""
 
-    def __init__(self, options: LogOptions, *, bus: Publishes | None = None) -> None:
+    def __init__(
+        self,
+        options: LogOptions,
+        *,
+        bus: Publishes | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Open the file and take over the process's logging.
 
         Raises:
@@ -88,6 +101,9 @@ class Logs:
             pretty = options.format == "console" or sys.stderr.isatty()
             stream.setFormatter(_formatter("console" if pretty else "json", colors=sys.stderr.isatty()))
             self._handlers.append(stream)
+        repeated = _ForeignRepeats(monotonic)
+        for handler in self._handlers:
+            handler.addFilter(repeated)
         self._before = (logging.root.handlers[:], logging.root.level, logging.raiseExceptions)
         logging.root.handlers = self._handlers
         logging.raiseExceptions = False  # a full disk must not fill stderr with tracebacks
@@ -208,6 +224,46 @@ def _formatter(form: str, *, colors: bool) -> logging.Formatter:
     return structlog.stdlib.ProcessorFormatter(foreign_pre_chain=_PROCESSORS, processors=render)
 
 
+class _ForeignRepeats(logging.Filter):
+    """Lets one of the same warnings of another library pass in a while; one for all handlers.
+
+    A library writes the same constant message for each bad request of a client, however many there are. Errors that
+    come with different exceptions are different lines.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        super().__init__()
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._written_at: dict[tuple[str, str, type[BaseException] | None], float] = {}
+        self._left_out: dict[tuple[str, str, type[BaseException] | None], int] = {}
+        self._thread = threading.local()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Decide on a line once; the handlers ask one after the other."""
+        if record.levelno < logging.WARNING or record.name.partition(".")[0] == _OURS:
+            return True
+        if getattr(self._thread, "record", None) is not record:
+            self._thread.record = record
+            self._thread.passes = self._passes(record)
+        return bool(self._thread.passes)
+
+    def _passes(self, record: logging.LogRecord) -> bool:
+        line = (record.name, str(record.msg), record.exc_info[0] if record.exc_info else None)
+        now = self._monotonic()
+        with self._lock:
+            if now - self._written_at.get(line, now - _FOREIGN_EVERY_S) < _FOREIGN_EVERY_S:
+                self._left_out[line] = self._left_out.get(line, 0) + 1
+                return False
+            if len(self._written_at) >= _MAX_FOREIGN:
+                self._written_at.clear()
+                self._left_out.clear()
+            self._written_at[line] = now
+            if num_left_out := self._left_out.pop(line, 0):
+                record.num_left_out = num_left_out
+        return True
+
+
 class _RecentLines(logging.Handler):
     """Keeps the last lines in memory and publishes each while there is a subscriber."""
 
@@ -230,6 +286,8 @@ def _line(record: logging.LogRecord) -> dict[str, Any]:
     else:
         # A library's line, written while we served a request: the request's ids are its fields too.
         fields = {**structlog.contextvars.get_contextvars(), "event": record.getMessage()}
+        if hasattr(record, "num_left_out"):
+            fields["num_left_out"] = record.num_left_out
     known = {name: fields.pop(name, None) for name in ("timestamp", "level", "event", "logger")}
     if record.exc_info and record.exc_info[1] is not None:
         fields["exception"] = repr(record.exc_info[1])

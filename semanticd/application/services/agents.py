@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from semanticd.application.cache.agent_cache import AgentCache
 from semanticd.application.cache.agent_registry import AgentRegistry
@@ -94,6 +95,8 @@ class AgentsService:
         )
         self._naming = asyncio.Lock()
         """Held while an id is looked up and then taken."""
+        self._deletions: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """Held while an agent is deleted: who deletes it meanwhile hears what became of it."""
         self.watch = AgentWatch(rows=self._rows, agents=agents)
 
     async def _on_engine(self, function: Callable[[], _T]) -> _T:
@@ -372,7 +375,12 @@ class AgentsService:
         Raises:
             CacheError: The disk refuses to delete it; it is there as it was, only without its cached blocks.
                 `StorageFullError` (one of them): that is for want of room.
+            AgentNotFoundError: There is none, or another call has deleted it just now.
         """
+        async with self._deletions.setdefault(agent_id, asyncio.Lock()):
+            return await self._delete(agent_id)
+
+    async def _delete(self, agent_id: str) -> DeletedAgent:
         await self._until_inactive(agent_id)
         known = AgentId(agent_id)
         # One whose only answer was cancelled has no record.

@@ -9,7 +9,7 @@ import pytest
 
 from semanticd.application.ports.response_archive import StoredItem, StoredResponse
 from semanticd.application.services import cache
-from semanticd.application.services.agent_facts import ShownMessage
+from semanticd.application.services.agent_facts import DeletedAgent, ShownMessage
 from semanticd.domain.agent import AgentConfig
 from semanticd.domain.agent_summary import AgentQuery
 from semanticd.domain.chat import Message
@@ -124,6 +124,18 @@ async def test_a_deleted_agent_takes_its_own_blocks_along_and_leaves_what_others
         assert (len(store.pool), warm.stats().num_blocks) == (0, 0)
         with pytest.raises(AgentNotFoundError):
             await rig.agents.show("a")
+
+
+async def test_of_several_calls_that_delete_an_agent_at_once_one_does_and_the_others_find_none() -> None:
+    async with ServiceRig() as rig:
+        await rig.say("hello", agent="a")
+        await settled(rig)
+        calls = await asyncio.gather(*(rig.agents.delete("a") for _ in range(5)), return_exceptions=True)
+        done = [call for call in calls if not isinstance(call, AgentNotFoundError)]
+        assert len(done) == 1
+        assert isinstance(done[0], DeletedAgent)
+        await rig.say("hello", agent="a")
+        assert (await rig.agents.delete("a")).deleted, "a new one of that name is deleted again"
 
 
 async def test_an_active_agent_is_neither_deleted_nor_rewound() -> None:

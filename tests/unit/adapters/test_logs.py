@@ -66,6 +66,36 @@ def test_other_peoples_warnings_go_the_same_way_and_their_chatter_does_not(logs:
     assert (line["event"], line["logger"], line["level"]) == ("odd thing", "some_library", "warning")
 
 
+def test_a_warning_that_another_library_repeats_is_written_once_a_second(tmp_path: Path, bus: Bus) -> None:
+    now = [100.0]
+    logs = Logs(LogOptions(folder=tmp_path / "logs", console=False), bus=bus, monotonic=lambda: now[0])
+    theirs = logging.getLogger("uvicorn.error")
+    try:
+        for _ in range(500):
+            theirs.warning("Invalid HTTP request received.")
+        theirs.warning("another %s", "line")
+        for error in (ValueError("a"), ValueError("b"), KeyError("c")):
+            theirs.error("Exception in ASGI application", exc_info=error)
+        for number in range(3):
+            logs.get().warning("ours", number=number)
+        now[0] += 1.0
+        theirs.warning("Invalid HTTP request received.")
+        lines = written(logs)
+    finally:
+        logs.close()
+    assert [line["event"] for line in lines] == [
+        "Invalid HTTP request received.",
+        "another line",
+        "Exception in ASGI application",
+        "Exception in ASGI application",
+        *["ours"] * 3,
+        "Invalid HTTP request received.",
+    ]
+    assert lines[-1]["num_left_out"] == 499
+    assert len(bus.lines) == len(logs.recent()) == len(lines), "what watches is not flooded either"
+    assert logs.recent()[-1]["fields"]["num_left_out"] == 499
+
+
 def test_keys_never_reach_the_log(logs: Logs) -> None:
     logs.get().info("configured", api_key="sk-secret", Authorization="Bearer sk-secret")
     assert "sk-secret" not in logs.file.read_text()
