@@ -221,7 +221,9 @@ def _unpack(payload: bytes) -> dict[str, Any]:
     except RecursionError:
         raise MalformedMessageError("the payload is nested too deeply") from None
     except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
-        raise MalformedMessageError(f"the payload is not msgpack: {error or type(error).__name__}") from None
+        raise MalformedMessageError(
+            f"the payload is not msgpack: {str(error) or type(error).__name__}"
+        ) from None
     if not isinstance(fields, dict):
         raise MalformedMessageError(f"the payload is a {type(fields).__name__}, not a map")
     return fields

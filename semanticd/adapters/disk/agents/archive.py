@@ -377,8 +377,9 @@ class DiskAgentArchive:
 
     def _try_quietly(self, action: Callable[[], None]) -> None:
         try:
+            self._keep_in_place()
             action()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, CacheError, OSError) as error:
             self._metrics.count("agent_save_errors_total")
             self._rare_log.warning("agents_database_not_changed", error=repr(error))
 
@@ -452,14 +453,32 @@ class DiskAgentArchive:
     def _try(self, action: Callable[[], None]) -> Exception | None:
         """Change the tables; returns why that failed."""
         try:
+            self._keep_in_place()
             action()
-        except (sqlite3.Error, *DocumentError) as error:
+        except (sqlite3.Error, CacheError, OSError, *DocumentError) as error:
             self._metrics.count("agent_save_errors_total")
             self._rare_log.warning("agent_not_saved", error=repr(error))
             if is_damage(error):
                 self._begin_anew()
             return error
         return None
+
+    def _keep_in_place(self) -> None:
+        """Open the database again where its file was removed: agents are stored again as they are saved.
+
+        Raises:
+            CacheError: The folder cannot be made or locked.
+            sqlite3.Error: The database cannot be opened.
+            OSError: Its file cannot be made.
+        """
+        self._folder.keep_in_place(self._log)
+        if not self._tables.place.is_held():
+            self._log.error(
+                "agents_database_opened_anew", path=str(self._folder.agents), reason="it was removed"
+            )
+            self._known.clear()
+            self._tables.close()
+            self._tables = AgentTables(self._folder.agents)
 
     def _begin_anew(self) -> None:
         """Set a database that was found damaged aside; agents are stored again as they are saved."""

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from semanticd.adapters.disk.agents import codec as agent_document
 from semanticd.adapters.disk.files.database import connect, schema_version, transaction
 from semanticd.adapters.disk.files.folder import private_file
+from semanticd.adapters.disk.files.placement import FilePlace
 from semanticd.domain.agent import Agent
 from semanticd.domain.agent_bounds import MAX_COUNT, MAX_TIME, count_or_nothing, time_or_nothing
 from semanticd.domain.agent_name import MAX_AGENT_ID_CHARACTERS, RESERVED_AGENT_IDS
@@ -157,7 +158,7 @@ class AgentTables:
         """
         self._reading = threading.Lock()
         self._writing = threading.Lock()
-        private_file(path)
+        self.place = FilePlace.of(private_file(path))
         self._writer = connect(path, _PRAGMAS)
         try:
             version = schema_version(self._writer, path, newest=SCHEMA_VERSION)

@@ -33,6 +33,7 @@ from semanticd.adapters.disk.blocks.index_rows import (
 )
 from semanticd.adapters.disk.files.database import connect, transaction
 from semanticd.adapters.disk.files.folder import private_file
+from semanticd.adapters.disk.files.placement import FilePlace
 from semanticd.application.ports.warm_store import ModelSize
 from semanticd.domain.block import Block, pack_token_ids
 from semanticd.domain.ids import BlockHash, ModelFingerprint
@@ -75,7 +76,7 @@ class BlockIndex:
             self._connect()
 
     def _connect(self) -> None:
-        private_file(self._path)
+        self.place = FilePlace.of(private_file(self._path))
         self._writer = self._connection()
         try:
             (version,) = self._writer.execute("PRAGMA user_version").fetchone()

@@ -349,6 +349,7 @@ class DiskWarmStore:
 
     def _run_write(self, write: PendingWrite) -> None:
         try:
+            self._keep_in_place()
             self._write_touches()
             self._settle_cap()
             done = Stored(refused=write.refused, reason=write.reason) + self._storage.store(write.wanted)
@@ -387,6 +388,11 @@ class DiskWarmStore:
 
     def _rest(self) -> None:
         """The writing thread's work while there is nothing to write."""
+        try:
+            self._keep_in_place()
+        except (CacheError, sqlite3.Error, OSError) as error:
+            self._rare_log.warning("cache_folder_not_made_anew", error=str(error))
+            return
         self._write_touches()
         self._storage.remove_fileless()
         self._settle_cap()
@@ -394,6 +400,22 @@ class DiskWarmStore:
         ballast = self.folder.ballast
         if not ballast.is_there and (self._free_disk_bytes or 0) > 2 * ballast.num_bytes:
             ballast.put_back()
+
+    def _keep_in_place(self) -> None:
+        """Make folder and index anew where somebody removed them, before anything is stored by what the index says.
+
+        On the writing thread.
+
+        Raises:
+            CacheError: The folder cannot be made or locked.
+            sqlite3.Error: The index cannot be opened.
+            OSError: Its file cannot be made.
+        """
+        self.folder.keep_in_place(self._log)
+        if not self._index.place.is_held():
+            self._storage.knows_all_files = False
+            self._log.error("cache_index_rebuilt", index=str(self.folder.index))
+            self._rebuild()
 
     def _settle_cap(self) -> None:
         """Decide again on a cap that goes by the volume, until so much is free there that it is written down."""
@@ -552,7 +574,7 @@ class DiskWarmStore:
         self._write_touches()
         self._storage.remove_fileless()
         clean = not self._rebuilding and (self._recovery is None or self._recovery.complete)
-        clean = clean and not self._storage.has_fileless_rows
+        clean = clean and self._storage.knows_all_files and not self._storage.has_fileless_rows
         self._index.close()
         self.folder.release(clean=clean)
 
@@ -569,11 +591,14 @@ class DiskWarmStore:
     def _rebuild(self) -> None:
         if self._recovery is not None:
             self._recovery.stop()
-        self._storage.rebuild_index()
-        self._recovery = Recovery(self._storage, log=self._log)
-        self._recovery.start()
-        with self._lock:
-            self._rebuilding = False
+        try:
+            self._storage.rebuild_index()
+            self._recovery = Recovery(self._storage, log=self._log)
+            self._recovery.start()
+        finally:
+            # Where it failed, the next write that finds no index tries it again.
+            with self._lock:
+                self._rebuilding = False
 
 
 def _limits(folder: CacheFolder, options: WarmOptions, *, fs: FileSystem, stored_bytes: int) -> StoreLimits:

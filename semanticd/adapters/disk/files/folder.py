@@ -2,7 +2,8 @@
 
 One process at a time owns a folder, by an advisory lock that the kernel drops when the process dies. The mark
 of an unfinished session is made before anything is written and removed by a clean close: found at the next
-start, it means that files and index may disagree.
+start, it means that files and index may disagree. A folder that somebody removes while it is used is made and owned
+anew before the next write: what goes into removed files is lost without an error.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 from semanticd.adapters.disk.files.atomic import FileSystem
 from semanticd.adapters.disk.files.ballast import Ballast
 from semanticd.adapters.disk.files.database import is_out_of_room
+from semanticd.adapters.disk.files.placement import FilePlace
+from semanticd.application.ports.telemetry import Log
 from semanticd.control.private_files import UnsafePathError, open_private, prepare_private_folder
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import BlockHash, ModelFingerprint
@@ -42,11 +47,22 @@ _TAG_TEXT = b"""Signature: 8a477f597d28d172789f06886806bc55
 SHARDS = tuple(f"{number:02x}" for number in range(256))
 
 
+@dataclass(frozen=True, slots=True)
+class _Owned:
+    """A folder that was made or found, and locked."""
+
+    root: Path
+    lock_fd: int
+    was_unclean: bool
+    place: FilePlace
+    """Of the lock: where it is, the folder is."""
+
+
 class CacheFolder:
     """An owned cache folder; make it with `CacheFolder.open`."""
 
-    def __init__(self, root: Path, *, fs: FileSystem, lock_fd: int, was_unclean: bool) -> None:
-        self.root = root
+    def __init__(self, owned: _Owned, *, fs: FileSystem) -> None:
+        self.root = root = owned.root
         self.blocks = root / "blocks"
         self.quarantine = root / "quarantine"
         self.index = root / "index.sqlite"
@@ -59,10 +75,12 @@ class CacheFolder:
         """What was counted, and the last hour in numbers: see `figures_file`."""
         self.ballast = Ballast(root / "ballast")
         """Room for deletions on a full disk."""
-        self.was_unclean = was_unclean
+        self.was_unclean = owned.was_unclean
         """Whether the owner before us did not close the folder."""
         self._fs = fs
-        self._lock_fd: int | None = lock_fd
+        self._lock_fd: int | None = owned.lock_fd
+        self._place = owned.place
+        self._placing = threading.Lock()
 
     @classmethod
     def open(cls, root: Path, *, fs: FileSystem) -> CacheFolder:
@@ -71,7 +89,10 @@ class CacheFolder:
         Raises:
             CacheError: The folder cannot be used, or another process (or another store of this one) owns it.
         """
-        root = root.expanduser().absolute()
+        return cls(cls._own(root.expanduser().absolute(), fs=fs), fs=fs)
+
+    @staticmethod
+    def _own(root: Path, *, fs: FileSystem) -> _Owned:
         try:
             root = prepare_private_folder(root, ours=_OURS)
             if (blocking := not_a_folder(root)) is not None:
@@ -84,6 +105,7 @@ class CacheFolder:
             marker = root / "unclean"
             was_unclean = marker.exists()
             os.close(open_private(marker, os.O_WRONLY | os.O_CREAT))
+            return _Owned(root, lock_fd, was_unclean, FilePlace.of(root / "lock"))
         except UnsafePathError as error:
             # It says what to do with the folder.
             raise CacheError(
@@ -95,7 +117,30 @@ class CacheFolder:
                 f"cannot open the cache folder {root}: {error.strerror or error}; "
                 f"{remedy} or choose another with SEMANTIC_AGENT_CACHE_DIR"
             ) from error
-        return cls(root, fs=fs, lock_fd=lock_fd, was_unclean=was_unclean)
+
+    def keep_in_place(self, log: Log) -> None:
+        """Make the folder anew and own it, if somebody has removed it; from any thread.
+
+        Raises:
+            CacheError: Its volume is not there any more, another process owns what lies there, or it cannot be made.
+        """
+        with self._placing:
+            if self._lock_fd is None or self._place.is_held():
+                return
+            if not self._place.volume_is_there():
+                raise CacheError(
+                    f"the cache folder {self.root} is gone, with its volume; attach the volume, or restart with another"
+                    " SEMANTIC_AGENT_CACHE_DIR"
+                )
+            owned = self._own(self.root, fs=self._fs)
+            os.close(self._lock_fd)
+            self._lock_fd, self._place = owned.lock_fd, owned.place
+        log.error(
+            "cache_folder_made_anew",
+            path=str(self.root),
+            reason="it was removed or replaced while it was used",
+            remedy="stop the daemon before you remove it",
+        )
 
     def block_path(self, fingerprint: ModelFingerprint, block_hash: BlockHash) -> Path:
         """Return where a block's file belongs."""

@@ -305,7 +305,7 @@ class DiskResponseArchive:
             responses = frozenset(name for name, response in self._unsaved.items() if response is None)
             return responses, self._agents_to_forget
 
-    def _forget(self) -> sqlite3.Error | None:
+    def _forget(self) -> Exception | None:
         """Delete the pending responses and agents from all files; returns the error, if any."""
         responses, agents = self._to_forget()
         if not (responses or agents):
@@ -338,14 +338,28 @@ class DiskResponseArchive:
                 damaged.unlink()
                 self._log.warning("responses_set_aside_removed", path=str(damaged))
 
-    def _try(self, event: str, write: Callable[[], None]) -> sqlite3.Error | None:
+    def _try(self, event: str, write: Callable[[], None]) -> Exception | None:
         """Change the tables; returns why that failed."""
         try:
+            self._keep_in_place()
             write()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, CacheError, OSError) as error:
             self._log.error(event, error=repr(error))
             return error
         return None
+
+    def _keep_in_place(self) -> None:
+        """Open the database again where its file was removed.
+
+        Raises:
+            CacheError: A newer version wrote what lies there now.
+            sqlite3.Error: It cannot be opened.
+            OSError: Its file cannot be made.
+        """
+        if not self._tables.place.is_held():
+            self._log.error("responses_opened_anew", path=str(self._path), reason="the file was removed")
+            self._tables.close()
+            self._tables = ResponseTables(self._path)
 
     def _ask(self, question: Callable[[], _T | None]) -> _T | None:
         try:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from semanticd.adapters.disk.files.database import connect, schema_version, transaction
 from semanticd.adapters.disk.files.folder import private_file
+from semanticd.adapters.disk.files.placement import FilePlace
 from semanticd.application.ports.response_archive import StoredItem, StoredResponse
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId
@@ -69,7 +70,7 @@ class ResponseTables:
         """
         self._reading = threading.Lock()
         self._writing = threading.Lock()
-        private_file(path)
+        self.place = FilePlace.of(private_file(path))
         self._writer = connect(path, _PRAGMAS)
         try:
             version = schema_version(self._writer, path, newest=SCHEMA_VERSION)

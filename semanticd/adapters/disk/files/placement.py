@@ -1,0 +1,47 @@
+"""Whether a file that is open still lies at its path.
+
+Rule: a file that was removed, with its folder or alone, takes writes as before and loses them when it is closed. So
+what must be durable asks this first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class FilePlace:
+    """A file as it was opened; make it with `FilePlace.of`."""
+
+    path: Path
+    device: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: Path) -> FilePlace:
+        """Remember the file that lies at this path now.
+
+        Raises:
+            OSError: There is none, or it cannot be read.
+        """
+        info = path.stat()
+        return cls(path, info.st_dev, info.st_ino)
+
+    def is_held(self) -> bool:
+        """Whether that file is still there, and no other in its place."""
+        try:
+            info = self.path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True  # a disk that fails says nothing about it
+        return (info.st_dev, info.st_ino) == (self.device, self.inode)
+
+    def volume_is_there(self) -> bool:
+        """Whether the file's volume is still the one on which its path would be made again."""
+        folder = next((folder for folder in self.path.parents if folder.is_dir()), None)
+        try:
+            return folder is not None and folder.stat().st_dev == self.device
+        except OSError:
+            return False
