@@ -33,7 +33,7 @@ _OURS = "semanticd"
 _FOREIGN_EVERY_S = 1.0
 """Of one warning of another library, one line in this time is written, with how many were left out."""
 _MAX_FOREIGN = 256
-"""Warnings of other libraries that are told apart; beyond it all are forgotten."""
+"""Different warnings of other libraries that are tracked; at the limit the counts start again."""
 LEVELS = ("debug", "info", "warning", "error")
 _SECRETS = ("api_key", "admin_key", "authorization", "x_api_key", "x_admin_key", "token", "password")
 _LEVEL_NUMBERS = {level: getattr(logging, level.upper()) for level in LEVELS}

@@ -13,6 +13,8 @@ from semanticd.bench.result import BenchResult, Figure, time_figure
 from tests.fakes.caching_server import CachingServer
 from tests.fakes.http_server import serving
 
+DOCS = Path(__file__).parents[2] / "docs"
+
 
 def keep(folder: Path, name: str, title: str, *figures: Figure, **changes: dict[str, object]) -> None:
     given: dict[str, object] = {
@@ -33,6 +35,17 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     results.mkdir()
     docs.mkdir()
     return results, docs
+
+
+def test_the_published_page_is_what_its_results_and_notes_give(tmp_path: Path) -> None:
+    write(DOCS / "benchmarks", tmp_path)
+    assert text_of(tmp_path / "benchmarks.md") == text_of(DOCS / "benchmarks.md")
+
+
+def text_of(page: Path) -> list[str]:
+    """Return a page's lines without its pictures, which are drawn only where matplotlib is installed."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("![")]
 
 
 def test_ratios_are_ours_to_the_rivals_and_say_whether_the_target_is_met(folders: tuple[Path, Path]) -> None:
