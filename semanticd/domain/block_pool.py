@@ -10,7 +10,8 @@ Least recently used goes first, but none before the hot blocks that follow it: w
 can be used. Uses are stamped tail first, so that of one conversation the tail goes before the shared head. A block
 that is not on disk stays as long as one that follows it may not leave. Blocks of *kept* agents (a client asked to
 cache them) go after all others; blocks of *pinned* agents (an operator's choice) stay, and go last of all where
-what runs alone has no other room.
+what runs alone has no other room. Before all others go those that are in RAM twice: a running sequence has their
+bytes in its running cache, from which they come back.
 """
 
 from __future__ import annotations
@@ -131,6 +132,10 @@ class BlockPool:
         self._num_pins: dict[BlockHash, int] = {}
         """For blocks in a pinned agent's table, how many pinned agents hold them."""
         self._kept: set[AgentId] = set()
+        self._num_running: dict[BlockHash, int] = {}
+        """For blocks whose bytes running sequences have in their running caches, how many of them."""
+        self._twice: dict[BlockHash, None] = {}
+        """Of these, the hot blocks that are on disk too."""
         self._hot_bytes = 0
         self._locked_bytes = 0
         self._pinned_bytes = 0
@@ -189,6 +194,7 @@ class BlockPool:
             self._dirty_bytes += block.num_bytes
         if block.block_hash in self._num_pins:
             self._pinned_bytes += block.num_bytes
+        self._note_twice(block.block_hash)
         self._count_stuck(entry)
         self._count_for_holders(block, 1)
         self.touch([block.block_hash])
@@ -240,6 +246,7 @@ class BlockPool:
             raise ValueError(f"block {block_hash.hex()[:12]} is locked by {entry.num_locks} user(s)")
         self.mark_clean(block_hash)
         del self._entries[block_hash]
+        self._twice.pop(block_hash, None)
         siblings = self._children[entry.block.parent]
         siblings.discard(block_hash)
         if not siblings:
@@ -268,6 +275,7 @@ class BlockPool:
             del self._dirty[block_hash]
             self._to_write.pop(block_hash, None)
             self._dirty_bytes -= entry.block.num_bytes
+            self._note_twice(block_hash)
 
     def mark_dirty(self, block_hash: BlockHash) -> None:
         """Note that a hot block is not on disk any more."""
@@ -277,6 +285,7 @@ class BlockPool:
             self._dirty[block_hash] = None
             self._to_write[block_hash] = None
             self._dirty_bytes += entry.block.num_bytes
+            self._note_twice(block_hash)
 
     def dirty_names(self) -> Iterable[BlockHash]:
         """Return the names of the blocks that are not on disk; the pool must not change while they are read."""
@@ -351,6 +360,34 @@ class BlockPool:
         """Whether the block is in use and must stay."""
         entry = self._entries.get(block_hash)
         return entry is not None and entry.num_locks > 0
+
+    # What running caches have too.
+
+    def note_running_copy(self, block_hash: BlockHash) -> None:
+        """Note that a running sequence has a block's bytes, hot or not, in its running cache; counts nest."""
+        self._num_running[block_hash] = self._num_running.get(block_hash, 0) + 1
+        self._note_twice(block_hash)
+
+    def forget_running_copy(self, block_hash: BlockHash) -> None:
+        """Undo `note_running_copy`."""
+        left = self._num_running[block_hash] - 1
+        if left:
+            self._num_running[block_hash] = left
+        else:
+            del self._num_running[block_hash]
+            self._twice.pop(block_hash, None)
+
+    def has_running_copy(self, block_hash: BlockHash) -> bool:
+        """Whether a running sequence has the block's bytes."""
+        return block_hash in self._num_running
+
+    def _note_twice(self, block_hash: BlockHash) -> None:
+        entry = self._entries.get(block_hash)
+        is_on_disk = self._has_disk and entry is not None and not entry.dirty
+        if is_on_disk and block_hash in self._num_running:
+            self._twice[block_hash] = None
+        else:
+            self._twice.pop(block_hash, None)
 
     # Who holds what.
 
@@ -625,11 +662,13 @@ class BlockPool:
     def victims(self, num_bytes: int, *, at_any_cost: bool = False, pinned_bytes: int = 0) -> list[Block]:
         """Choose least recently used blocks worth at least `num_bytes`, as far as there are any; kept ones last.
 
-        A block comes after all hot ones that follow it. One that is not on disk is not chosen where one of those stays,
-        unless that is worth it `at_any_cost`. Where all of them are not enough, pinned ones follow, of `pinned_bytes`
-        and the rest of a block at most.
+        First of all come those on disk that a running cache has too, the last of them first. Of the others a block
+        comes after all hot ones that follow it. One that is not on disk is not chosen where one of those stays, unless
+        that is worth it `at_any_cost`. Where all of them are not enough, pinned ones follow, of `pinned_bytes` and the
+        rest of a block at most.
         """
-        chosen: dict[BlockHash, Block] = {}
+        chosen = {block.block_hash: block for block in self._twice_held(num_bytes)}
+        num_bytes -= sum(block.num_bytes for block in chosen.values())
         ways = (True, False) if at_any_cost else (True,)
         others = (_PLAIN, _KEPT) if self._kept else (_PLAIN,)
         for follows in ways:
@@ -639,6 +678,16 @@ class BlockPool:
         for follows in ways if num_bytes > 0 else ():
             num_bytes -= self._choose(chosen, num_bytes, standing=_PINNED, follows=follows)
         return list(chosen.values())
+
+    def _twice_held(self, num_bytes: int) -> Iterator[Block]:
+        """Iterate over blocks that are in RAM twice and on disk, worth at least `num_bytes` if there are so many."""
+        for block_hash in reversed(self._twice):
+            if num_bytes <= 0:
+                return
+            entry = self._entries[block_hash]
+            if self._may_leave(entry):
+                yield entry.block
+                num_bytes -= entry.block.num_bytes
 
     def _choose(self, chosen: dict[BlockHash, Block], num_bytes: int, *, standing: int, follows: bool) -> int:
         """Add blocks of this standing to those chosen, worth at least `num_bytes`; returns what they are worth."""
@@ -723,6 +772,9 @@ class BlockPool:
             self.check_block(block_hash)
         for name in self._to_write:
             assert name in self._dirty, f"{name.hex()[:12]} is to be written and not dirty"
+        clean = {name for name in self._num_running if name in self._entries and name not in self._dirty}
+        twice = clean if self._has_disk else set()
+        assert set(self._twice) == twice, "blocks that running caches have too differ from their list"
         expected: dict[BlockHash, set[AgentId]] = {}
         for agent, table in self._tables.items():
             for block_hash in table:

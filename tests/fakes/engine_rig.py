@@ -107,6 +107,22 @@ class Ask:
         if self.on_update is not None:
             self.on_update(update)
 
+    def meanwhile(self, act: Callable[[], object], *, when: Callable[[], bool] = lambda: True) -> None:
+        """Do something once, on the engine thread, at the first text at which `when` holds.
+
+        To be called while the engine is held, so that no text is missed; the answer goes on behind it, however busy
+        the machine is.
+        """
+        acted = False
+
+        def look(update: SequenceUpdate) -> None:
+            nonlocal acted
+            if not acted and isinstance(update, SequenceText) and when():
+                acted = True
+                act()
+
+        self.on_update = look
+
     @property
     def over(self) -> bool:
         """Whether the answer is complete or failed."""

@@ -34,6 +34,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.locks: dict[BlockHash, int] = {}
         self.tables: dict[AgentId, tuple[BlockHash, ...]] = {}
         self.pinned: set[AgentId] = set()
+        self.running: dict[BlockHash, int] = {}
+        """How many running sequences have a block's bytes."""
         self.order: list[BlockHash] = []
 
     def used(self, chain: list[BlockHash]) -> None:
@@ -101,6 +103,24 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool.unlock([name])
         self.locks[name] -= 1
 
+    @rule(name=names)
+    def begin_to_run(self, name: BlockHash) -> None:
+        self.pool.note_running_copy(name)
+        self.running[name] = self.running.get(name, 0) + 1
+
+    @rule(name=names)
+    def end_running(self, name: BlockHash) -> None:
+        if self.running.get(name):
+            self.pool.forget_running_copy(name)
+            self.running[name] -= 1
+        assert self.pool.has_running_copy(name) == bool(self.running.get(name))
+
+    @rule(name=names)
+    def lose_file(self, name: BlockHash) -> None:
+        self.pool.mark_dirty(name)
+        if name in self.hot:
+            self.hot[name] = True
+
     @rule(agent=agents, chain=st.lists(names, max_size=5, unique=True))
     def set_table(self, agent: AgentId, chain: list[BlockHash]) -> None:
         self.pool.set_table(agent, chain)
@@ -143,14 +163,19 @@ class PoolMachine(RuleBasedStateMachine):
         assert all(self.can_leave(name) for name in victims), "nothing locked or pinned"
         assert len(victims) == len(set(victims))
         held = {n for n in self.hot if self.is_held_by_followers(n)}
-        for at, name in enumerate(victims):
-            staying = set(self.hot) - set(victims[: at + 1])
+        twice = {n for n in self.hot if self.running.get(n) and not self.hot[n] and self.can_leave(n)}
+        num_first = len(twice.intersection(victims))
+        others = victims[num_first:]
+        assert twice.issuperset(victims[:num_first]), "what is in RAM twice before all others"
+        assert not others or twice.issubset(victims), "and all of it"
+        for at, name in enumerate(others):
+            staying = set(self.hot) - set(victims[: num_first + at + 1])
             useless = {n for n in staying if BLOCKS[n].parent == name}
             assert not any(self.can_leave(n) and n not in held for n in useless), "the tail first"
             assert at_any_cost or not self.hot[name] or not useless, "of no use without their parent"
-        first = [n for n in self.order if self.can_leave(n) and n not in held]
-        if victims and first:
-            assert victims[0] in {first[0], *self.followers(first[0])}, "least recently used first"
+        first = [n for n in self.order if self.can_leave(n) and n not in held | twice]
+        if others and first:
+            assert others[0] in {first[0], *self.followers(first[0])}, "least recently used first"
         total = sum(BLOCKS[name].num_bytes for name in victims)
         allowed = {n for n in self.hot if self.can_leave(n) and (at_any_cost or n not in held)}
         assert total >= num_bytes or set(victims) == allowed

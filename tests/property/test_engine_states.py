@@ -106,7 +106,7 @@ class EngineStates(RuleBasedStateMachine):
         self.rig.runner.before = self.measure
 
     def measure(self, operation: str) -> None:
-        if operation in ("decode", "prefill", "open", "embed_part"):
+        if operation in ("decode", "prefill", "open", "embed_part", "copy_block", "close"):
             self.largest = max(self.largest, self.rig.store.ledger().used_bytes)
 
     # What clients do.
@@ -278,6 +278,11 @@ class EngineStates(RuleBasedStateMachine):
     def let_time_pass(self, seconds: float) -> None:
         self.rig.clock.advance(seconds)
 
+    @rule(share=st.sampled_from([0.1, 0.4, 0.8]), unwritten=st.booleans())
+    def want_room(self, share: float, unwritten: bool) -> None:
+        """Let blocks leave as if something wanted so much room, also those that the disk has not taken."""
+        self.rig.on_engine(lambda: self.rig.store.make_room(int(share * BUDGET), unwritten=unwritten))
+
     # What must hold.
 
     num_steps = 0
@@ -301,6 +306,11 @@ class EngineStates(RuleBasedStateMachine):
             name = block.block_hash
             if store.pool.is_locked(name):
                 assert name in owned or store.is_writing(name), "a block is locked without an owner"
+        tables = {name for one in running for name in one.sequence.block_table}
+        for block in store.pool:
+            if store.pool.has_running_copy(block.block_hash):
+                assert block.block_hash in tables, "a block is said to be in a running cache that is gone"
+        store.check_integrity()
         promised = sum(reservation.promised_bytes for reservation in reservations)
         assert store.ledger().promised_bytes == promised, "bytes are promised without an owner"
         known = {one.sequence_id for one in running}

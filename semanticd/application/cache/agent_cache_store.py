@@ -99,6 +99,10 @@ class AgentCacheStore:
         self._owner: dict[BlockHash, ModelFingerprint] = {}
         self._writes = WriteBehind(pool=self.pool, warm=warm) if warm is not None else None
         self._writes_ended = False
+        self._displaced: dict[BlockHash, Block] = {}
+        """Blocks that are not hot while a running cache has their bytes; none that was deleted or cleared."""
+        self._unwritten: set[BlockHash] = set()
+        """Of these, those that left RAM before the disk had taken them."""
         self._to_check: list[BlockHash] = []
         """Blocks that the present round of checks has still to look at."""
         self.disk_stalled = False
@@ -166,7 +170,14 @@ class AgentCacheStore:
         `chain` names the full blocks that `token_ids` begin with; `offered` are blocks of them that peers have.
         """
         warm = None if hot_only else self._warm
-        lookup = ChainLookup(pool=self.pool, warm=warm, token_ids=token_ids, chain=chain, offered=offered)
+        lookup = ChainLookup(
+            pool=self.pool,
+            warm=warm,
+            token_ids=token_ids,
+            chain=chain,
+            offered=offered,
+            displaced={} if hot_only else self._displaced,
+        )
         with self.lock:
             return match_prefix(
                 token_ids,
@@ -179,9 +190,9 @@ class AgentCacheStore:
             )
 
     def _get(self, block_hash: BlockHash) -> Block | None:
-        hot = self.pool.get(block_hash)
-        if hot is not None or self._warm is None:
-            return hot
+        here = self.pool.get(block_hash) or self._displaced.get(block_hash)
+        if here is not None or self._warm is None:
+            return here
         return self._warm.get(block_hash)
 
     def children(self, parent: BlockHash) -> list[Block]:
@@ -264,15 +275,17 @@ class AgentCacheStore:
     def promote_from(
         self, runner: ModelRunner, sequence_id: SequenceId, blocks: Sequence[tuple[Block, int]]
     ) -> None:
-        """Make blocks that are on disk hot from a running cache, which holds them at these positions.
+        """Make displaced blocks hot from a running cache, which holds them at these positions.
 
-        The caller has seen that there is room. What has not the size that is on disk is left out.
+        The caller has seen that there is room. What has not the size that it had is left out. What the disk has not,
+        or not any more, is written.
         """
         spans = [(start, start + block.num_tokens) for block, start in blocks]
         payloads = runner.copy_blocks(sequence_id, spans)
         for (block, _), payload in zip(blocks, payloads, strict=True):
             if block.block_hash not in self.pool and payload.num_bytes == block.num_bytes:
-                self._insert(block, payload, runner.spec.fingerprint, dirty=False)
+                dirty = not self._is_warm(block.block_hash)
+                self._insert(block, payload, runner.spec.fingerprint, dirty=dirty)
 
     def load(self, record: BlockRecord) -> BlockPayload | None:
         """Return the tensors of a block that was read; None when it does not fit its model or the budget."""
@@ -350,19 +363,20 @@ class AgentCacheStore:
 
     def _is_known(self, block_hash: BlockHash) -> bool:
         is_at_a_peer = self.peers is not None and self.peers.holds(block_hash)
+        # Not one that lies in a running cache only: whether that comes back is not known yet.
         return block_hash in self.pool or is_at_a_peer or self._is_warm(block_hash)
 
     def _num_fitting(self, sizes: Sequence[int], *, below: Sequence[BlockHash]) -> int:
         """Count the blocks of these sizes (bytes) that there is room for `below` others: all, or the first, or none."""
         total = sum(sizes)
-        if len(sizes) > 1 and self.can_keep(total) and self._make_room_below(below, total):
+        if len(sizes) > 1 and self.can_keep(total) and self.make_room_beside(below, total):
             return len(sizes)
         return 1 if sizes and self._has_room(sizes[0], below=below[:1]) else 0
 
-    def _make_room_below(self, parents: Sequence[BlockHash], num_bytes: int) -> bool:
-        """Make room for what follows these blocks, not by letting them go."""
+    def make_room_beside(self, names: Iterable[BlockHash], num_bytes: int) -> bool:
+        """Make room as `make_room` does, but not by letting any of these blocks go."""
         with self.lock:
-            hot = [name for name in parents if name in self.pool]
+            hot = [name for name in names if name in self.pool]
             self.pool.lock(hot)
             try:
                 return self.make_room(num_bytes)
@@ -422,7 +436,7 @@ class AgentCacheStore:
 
     def _has_room(self, num_bytes: int, *, below: Sequence[BlockHash]) -> bool:
         return self.can_keep(num_bytes) and (
-            self._make_room_below(below, num_bytes) or self.pool.free_bytes >= 0
+            self.make_room_beside(below, num_bytes) or self.pool.free_bytes >= 0
         )
 
     def note_skipped(self, num_blocks: int) -> None:
@@ -433,14 +447,19 @@ class AgentCacheStore:
     def _insert(self, block: Block, payload: BlockPayload, owner: ModelFingerprint, *, dirty: bool) -> None:
         with self.lock:
             self.pool.insert(block, dirty=dirty and self._warm is not None)
+            self._forget_displaced(block.block_hash)
             self._payloads[block.block_hash] = payload
             self._owner[block.block_hash] = owner
 
     def _remove(self, block: Block, reason: str) -> None:
         name = block.block_hash
-        if self.pool.is_dirty(name) and reason not in ("deleted", "cleared"):
-            self.counters.lost_blocks += 1
-            self._metrics.count("cache_lost_blocks_total")
+        if reason not in ("deleted", "cleared") and not self._is_deleted(name):
+            if self.pool.has_running_copy(name):
+                self._displaced[name] = block
+                if self.pool.is_dirty(name):
+                    self._unwritten.add(name)
+            elif self.pool.is_dirty(name):
+                self._note_lost(1)
         self.pool.remove(name)
         del self._payloads[name]
         del self._owner[name]
@@ -448,6 +467,59 @@ class AgentCacheStore:
             self._writes.forget(name)
         self.counters.evictions[reason] = self.counters.evictions.get(reason, 0) + 1
         self._metrics.count("cache_evictions_total", reason=reason)
+
+    def _note_lost(self, num_blocks: int) -> None:
+        self.counters.lost_blocks += num_blocks
+        self._metrics.count("cache_lost_blocks_total", num_blocks)
+
+    def _is_deleted(self, block_hash: BlockHash) -> bool:
+        """Whether a hot block was deleted while it was in use."""
+        return self._writes is not None and self._writes.is_deleted(block_hash)
+
+    # What running caches have too.
+
+    def note_running_copy(self, blocks: Iterable[Block]) -> None:
+        """Note that a running sequence has the bytes of these blocks in its running cache: they leave RAM first."""
+        with self.lock:
+            for block in blocks:
+                self.pool.note_running_copy(block.block_hash)
+                if block.block_hash not in self.pool:
+                    # It was read straight into the running cache.
+                    self._displaced[block.block_hash] = block
+
+    def forget_running_copy(self, names: Iterable[BlockHash]) -> None:
+        """Undo `note_running_copy`; what is displaced stays so until `give_up_displaced`."""
+        with self.lock:
+            for name in names:
+                self.pool.forget_running_copy(name)
+
+    @property
+    def has_displaced(self) -> bool:
+        """Whether a block lies in a running cache and not in the pool."""
+        return bool(self._displaced)
+
+    def is_displaced(self, block_hash: BlockHash) -> bool:
+        """Whether a block lies in a running cache and not in the pool, and was not deleted."""
+        return block_hash in self._displaced
+
+    def left_unwritten(self, block_hash: BlockHash) -> bool:
+        """Whether a displaced block left RAM before the disk took it."""
+        return block_hash in self._unwritten
+
+    def give_up_displaced(self, names: Iterable[BlockHash]) -> None:
+        """Forget those of these blocks that lie in no running cache now; those that no disk has are lost."""
+        num_lost = 0
+        with self.lock:
+            for name in names:
+                if name in self._displaced and not self.pool.has_running_copy(name):
+                    num_lost += name in self._unwritten
+                    self._forget_displaced(name)
+        if num_lost:
+            self._note_lost(num_lost)
+
+    def _forget_displaced(self, block_hash: BlockHash) -> None:
+        self._displaced.pop(block_hash, None)
+        self._unwritten.discard(block_hash)
 
     # Writing behind.
 
@@ -658,6 +730,7 @@ class AgentCacheStore:
         freed = 0
         with self.lock:
             for name in own:
+                self._forget_displaced(name)
                 block = self.pool.get(name)
                 if block is None:
                     continue
@@ -689,6 +762,8 @@ class AgentCacheStore:
                 self.pool.mark_clean(block.block_hash)
                 self._remove(block, "cleared")
                 freed += block.num_bytes
+            self._displaced.clear()
+            self._unwritten.clear()
         return freed
 
     # Use and sums.
@@ -807,6 +882,10 @@ class AgentCacheStore:
             self.pool.check_integrity()
             assert set(self._payloads) == {block.block_hash for block in self.pool}, "tensors and pool differ"
             assert set(self._owner) == set(self._payloads), "owners and tensors differ"
+            for name in self._displaced:
+                assert self.pool.has_running_copy(name), "a displaced block lies nowhere"
+                assert name not in self.pool, "a hot block is displaced"
+            assert self._unwritten <= self._displaced.keys(), "a block that left unwritten is not displaced"
             in_flight = self._writes.in_flight_bytes if self._writes is not None else 0
             assert self.pool.in_flight_bytes == in_flight, (
                 f"in flight {self.pool.in_flight_bytes} != {in_flight}"

@@ -6,7 +6,7 @@ are the prompt's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from semanticd.application.ports.warm_store import WarmStore
 from semanticd.domain.block import Block
@@ -30,13 +30,18 @@ class ChainLookup:
         token_ids: tuple[int, ...],
         chain: BlockChain | None,
         offered: OfferedBlocks | None = None,
+        displaced: Mapping[BlockHash, Block] | None = None,
     ) -> None:
-        """Look for the blocks of `token_ids`, whose full ones are named by `chain`; peers have those `offered`."""
+        """Look for the blocks of `token_ids`, whose full ones are named by `chain`.
+
+        Peers have those `offered`; `displaced` are those that lie in running caches and not in the pool.
+        """
         self._pool = pool
         self._warm = warm
         self._token_ids = token_ids
         self._chain = chain
         self._offered = offered or OfferedBlocks()
+        self._displaced = displaced or {}
         self._places: dict[BlockHash, int] = {}
         self._warm_blocks: dict[BlockHash, Block] = {}
         self._num_asked = 0
@@ -51,9 +56,9 @@ class ChainLookup:
         return joined(here, self._offered.by_parent.get(parent, ()))
 
     def _here(self, block_hash: BlockHash) -> Block | None:
-        hot = self._pool.get(block_hash)
-        if hot is not None or self._warm is None:
-            return hot
+        here = self._pool.get(block_hash) or self._displaced.get(block_hash)
+        if here is not None or self._warm is None:
+            return here
         if self._chain is None:
             return self._warm.get(block_hash)
         if not self._places:

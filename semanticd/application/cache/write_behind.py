@@ -154,6 +154,10 @@ class WriteBehind:
         self._take_back_refusal(block_hash)
         self._deleted.add(block_hash)
 
+    def is_deleted(self, block_hash: BlockHash) -> bool:
+        """Whether the block was deleted, and is hot only because it was in use."""
+        return block_hash in self._deleted
+
     def undelete(self, block_hash: BlockHash) -> None:
         """Let a block that was deleted while it was in use, and was asked for since, stay and be written."""
         if self._leaving.get(block_hash) == "deleted":

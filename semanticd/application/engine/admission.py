@@ -15,6 +15,7 @@ from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.file_lookup import FileLookup
 from semanticd.application.engine.peer_lookup import PeerLookup
 from semanticd.application.engine.prefix_matching import PrefixMatching
+from semanticd.application.engine.promotion import Promotion
 from semanticd.application.engine.queue import EngineQueue
 from semanticd.application.engine.restore import READ_DEADLINE_S, Restore
 from semanticd.application.engine.room import Room, disk_does_not_respond
@@ -40,10 +41,12 @@ class Admission:
         scheduler: Scheduler,
         queue: EngineQueue,
         room: Room,
+        promotion: Promotion,
         telemetry: EngineTelemetry,
     ) -> None:
         """Take blocks from this store and its peers; reads that end come back through `queue`."""
         self._room = room
+        self._promotion = promotion
         self._store = store
         self._agents = agents
         self._scheduler = scheduler
@@ -52,7 +55,9 @@ class Admission:
             store=store, agents=agents, scheduler=scheduler, queue=queue, clock=telemetry.clock
         )
         self._lookup = PeerLookup(store=store, scheduler=scheduler, queue=queue, clock=telemetry.clock)
-        self._matching = PrefixMatching(store=store, agents=agents, scheduler=scheduler, lookup=self._lookup)
+        self._matching = PrefixMatching(
+            store=store, agents=agents, scheduler=scheduler, lookup=self._lookup, promotion=promotion
+        )
         self._restore = Restore(
             store=store, scheduler=scheduler, queue=queue, matching=self._matching, telemetry=telemetry
         )
@@ -83,11 +88,10 @@ class Admission:
         elif not all(self._store.is_hot(block.block_hash) for block in running.match.all_blocks):
             running.match = self._matching.hot_part(running)
         running.reservation.use(running.reservation.promised_bytes)
-        if not running.restored:
-            running.reservation.lock_blocks(
-                b.block_hash for b in running.match.all_blocks if self._store.is_hot(b.block_hash)
-            )
-        needed = self._bytes_needed(running) + sum(block.num_bytes for block in cold)
+        self._lock_match(running)
+        copied = [b for b in running.match.all_blocks if self._promotion.has(b.block_hash)]
+        cold = [block for block in cold if not self._promotion.has(block.block_hash)]
+        needed = self._bytes_needed(running) + sum(block.num_bytes for block in (*cold, *copied))
         # Pins make way for what runs alone: it was seen to fit, and no other sequence makes room by ending.
         if not self._room.make(needed, over_pins=not self._scheduler.others_run(running.sequence_id)):
             # Others may need what it locked in order to end; it is matched again when there is room.
@@ -96,10 +100,26 @@ class Admission:
                 raise disk_does_not_respond()
             if not self._restore.give_up_ready():
                 self._scheduler.block(running.sequence_id)
-        elif cold:
+            return
+        cold = self._brought(running, copied) + cold
+        if cold:
             self._restore.begin(running, cold)
         else:
             self._start(running)
+
+    def _lock_match(self, running: RunningSequence) -> None:
+        """Lock what is hot of the match: room for the rest must not come from it."""
+        locked = set(running.reservation.locked_blocks)
+        names = [block.block_hash for block in running.match.all_blocks]
+        running.reservation.lock_blocks(
+            name for name in names if name not in locked and self._store.is_hot(name)
+        )
+
+    def _brought(self, running: RunningSequence, blocks: list[Block]) -> list[Block]:
+        """Copy blocks out of running caches; returns those that are to be read all the same."""
+        self._promotion.bring(blocks)
+        running.reservation.lock_blocks(b.block_hash for b in blocks if self._store.is_hot(b.block_hash))
+        return [block for block in blocks if not self._store.is_hot(block.block_hash)]
 
     def _bytes_needed(self, running: RunningSequence) -> int:
         """Bytes the running cache and the new blocks of this sequence will take.

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from semanticd.application.cache.agent_cache import AgentCache
 from semanticd.application.cache.agent_registry import AgentRegistry
+from semanticd.application.engine.running_copies import RunningCopies
 from semanticd.application.engine.running_sequence import RunningSequence, Submission
 from semanticd.application.ports.telemetry import Clock, Log
 from semanticd.domain.agent import Agent, Turn
@@ -39,6 +40,7 @@ class BlockCommit:
         *,
         cache: AgentCache,
         agents: AgentRegistry,
+        copies: RunningCopies,
         snapshot_tokens: int,
         clock: Clock,
         log: Log,
@@ -51,6 +53,7 @@ class BlockCommit:
         self._store, self._tables = cache.store, cache.tables
         self._answers = cache.answers
         self._agents = agents
+        self._copies = copies
         self._clock = clock
 
     def publish(self, running: RunningSequence, *, up_to: int, with_tail: bool) -> None:
@@ -72,6 +75,7 @@ class BlockCommit:
             if not names:
                 break
         if sequence.num_published > first:
+            self._copies.note(running)
             # Head last: what begins this chain must outlive what follows it.
             self._store.touch_hot(sequence.block_table)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from semanticd.application.engine.admission import Admission
 from semanticd.application.engine.block_commit import BlockCommit
+from semanticd.application.engine.promotion import Promotion
 from semanticd.application.engine.queue import EngineQueue
 from semanticd.application.engine.running_sequence import (
     Running,
@@ -39,6 +40,7 @@ class Completion:
         scheduler: Scheduler,
         admission: Admission,
         commit: BlockCommit,
+        promotion: Promotion,
         telemetry: EngineTelemetry,
     ) -> None:
         """Remove sequences from `running`, and give their places in the queue back."""
@@ -47,6 +49,7 @@ class Completion:
         self._scheduler = scheduler
         self._admission = admission
         self._commit = commit
+        self._promotion = promotion
         self._clock = telemetry.clock
         self._metrics = telemetry.metrics
         self._trace = telemetry.trace
@@ -59,7 +62,9 @@ class Completion:
         running.sequence.finish_reason = reason
         settled_from = self._clock.monotonic()
         # Committing comes first: a client that sees the end of a turn may ask for the next one at once.
+        self._try(running, "unwritten_blocks_lost", lambda: self._promotion.keep_unwritten(running))
         self._try(running, "turn_not_kept", lambda: self._commit.finish(running, reason=reason))
+        self._try(running, "blocks_not_brought_back", lambda: self._promotion.bring_back(running))
         usage = running.usage(self._clock.monotonic())
         self._retire(running)
         self._emit_last(running.submission, SequenceEnded(reason, usage, running.stop_sequence))
@@ -92,7 +97,9 @@ class Completion:
         """
         sequence = running.sequence
         if keep:
+            self._try(running, "unwritten_blocks_lost", lambda: self._promotion.keep_unwritten(running))
             self._try(running, "preempted_blocks_lost", lambda: self._commit.keep_unfinished(running))
+        self._try(running, "copies_not_forgotten", lambda: self._promotion.leave(running.sequence_id))
         self._try(running, "running_cache_not_closed", lambda: running.runner.close(sequence.sequence_id))
         running.reservation.end()
         running.restored = frozenset()
@@ -118,7 +125,9 @@ class Completion:
 
     def _end_early(self, running: RunningSequence, error: SemanticError, *, keep: bool) -> None:
         if keep and running.sequence.state in RUNNING_STATES:
+            self._try(running, "unwritten_blocks_lost", lambda: self._promotion.keep_unwritten(running))
             self._try(running, "cancelled_blocks_lost", lambda: self._commit.keep_unfinished(running))
+            self._try(running, "blocks_not_brought_back", lambda: self._promotion.bring_back(running))
         if keep:
             self._try(running, "answer_not_remembered", lambda: self._commit.remember(running))
         self._metrics.ended_early(running)
@@ -143,6 +152,7 @@ class Completion:
         sequence = running.sequence
         running.has_ended = True
         self._running.pop(running.sequence_id, None)
+        self._try(running, "copies_not_forgotten", lambda: self._promotion.leave(running.sequence_id))
         self._try(running, "running_cache_not_closed", lambda: running.runner.close(running.sequence_id))
         self._try(running, "reservation_not_ended", running.reservation.end)
         self._admission.forget(running.sequence_id)

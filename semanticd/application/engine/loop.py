@@ -32,6 +32,7 @@ from semanticd.application.engine.preemption import Preemption
 from semanticd.application.engine.promotion import Promotion
 from semanticd.application.engine.queue import Action, Cancel, EngineQueue, QueueItem
 from semanticd.application.engine.room import Room
+from semanticd.application.engine.running_copies import RunningCopies
 from semanticd.application.engine.running_sequence import Running, RunningSequence, Submission
 from semanticd.application.engine.telemetry import EngineTelemetry
 from semanticd.application.ports.inference import DraftCounts, LoadedModel
@@ -122,9 +123,11 @@ class BlockPoolBatchEngine:
             clock=self._clock,
             log=self._log,
         )
+        copies = RunningCopies(store)
         self._commit = BlockCommit(
             cache=cache,
             agents=agents,
+            copies=copies,
             snapshot_tokens=snapshot_tokens,
             clock=self._clock,
             log=self._log,
@@ -137,12 +140,21 @@ class BlockPoolBatchEngine:
             clock=self._clock,
             log=self._log,
         )
+        self._promotion = Promotion(
+            running=self._running,
+            store=store,
+            scheduler=scheduler,
+            commit=self._commit,
+            copies=copies,
+            clock=self._clock,
+        )
         self._admission = Admission(
             store=store,
             agents=agents,
             scheduler=scheduler,
             queue=queue,
             room=self._room,
+            promotion=self._promotion,
             telemetry=recording,
         )
         self._reporter = CacheReporter(
@@ -154,6 +166,7 @@ class BlockPoolBatchEngine:
             scheduler=scheduler,
             admission=self._admission,
             commit=self._commit,
+            promotion=self._promotion,
             telemetry=recording,
         )
         self._output = OutputProcessor(completion=self._completion, commit=self._commit, telemetry=recording)
@@ -174,9 +187,6 @@ class BlockPoolBatchEngine:
             completion=self._completion,
             output=self._output,
             embedding=self._embedding,
-        )
-        self._promotion = Promotion(
-            running=self._running, store=store, scheduler=scheduler, commit=self._commit
         )
 
     # From other threads.

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.peer_lookup import PeerLookup
+from semanticd.application.engine.promotion import Promotion
 from semanticd.application.engine.running_sequence import RunningSequence
 from semanticd.domain.block import Block
 from semanticd.domain.errors import OverloadedError, RequestTooLargeError
@@ -31,13 +32,20 @@ class PrefixMatching:
     """Looks prompts up in the cache; engine thread only."""
 
     def __init__(
-        self, *, store: AgentCacheStore, agents: AgentRegistry, scheduler: Scheduler, lookup: PeerLookup
+        self,
+        *,
+        store: AgentCacheStore,
+        agents: AgentRegistry,
+        scheduler: Scheduler,
+        lookup: PeerLookup,
+        promotion: Promotion,
     ) -> None:
         """Match the blocks of this store, and what its peers offered; `scheduler` knows what computing costs."""
         self._store = store
         self._agents = agents
         self._scheduler = scheduler
         self._lookup = lookup
+        self._promotion = promotion
 
     def find(self, running: RunningSequence) -> list[Block]:
         """Match the prompt; returns the blocks of the match that are to be read.
@@ -66,7 +74,8 @@ class PrefixMatching:
             running.offered = None
             return self.find(running)
         cold = [b for b in running.match.all_blocks if not self._store.is_hot(b.block_hash)]
-        if cold and (running.disk_failed or not self.is_worth_reading(running, cold)):
+        to_read = [block for block in cold if not self._promotion.has(block.block_hash)]
+        if to_read and (running.disk_failed or not self.is_worth_reading(running, to_read)):
             running.match = self.hot_part(running)
             running.beyond = ()
             cold = []
@@ -90,9 +99,9 @@ class PrefixMatching:
         return sum(block.num_tokens for block in blocks) / rate if rate else math.inf
 
     def hot_part(self, running: RunningSequence) -> PrefixMatch:
-        """Return the part of a sequence's match that is hot; the match itself when all of it is."""
+        """Return the part of a sequence's match that is hot, or in a running cache; the match itself when all is."""
         match = running.match
-        if all(self._store.is_hot(block.block_hash) for block in match.all_blocks):
+        if all(self._is_here(block.block_hash) for block in match.all_blocks):
             return match
         if match.state is not None:
             token_ids, root = running.sequence.token_ids, running.submission.root
@@ -104,10 +113,14 @@ class PrefixMatching:
             return found
         blocks = []
         for matched in match.blocks:
-            if not self._store.is_hot(matched.block.block_hash):
+            if not self._is_here(matched.block.block_hash):
                 break
             blocks.append(matched)
         return PrefixMatch(tuple(blocks), None, match.diverged)
+
+    def _is_here(self, block_hash: BlockHash) -> bool:
+        """Whether a block's bytes are in RAM, in the pool or in a running cache."""
+        return self._store.is_hot(block_hash) or self._promotion.has(block_hash)
 
     def _fitting_part(self, running: RunningSequence) -> tuple[PrefixMatch, tuple[MatchedBlock, ...]]:
         """Cut the match where its blocks leave no room for the running cache: what fits, and what follows."""

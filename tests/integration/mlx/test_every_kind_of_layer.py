@@ -28,7 +28,7 @@ from semanticd.domain.generation import SamplingParams
 from semanticd.domain.ids import AgentId, BlockHash, RequestId, SequenceId
 from semanticd.domain.model_cache_spec import StoragePrecision
 from semanticd.domain.scheduler import SchedulerLimits
-from tests.fakes.engine_rig import wait_until
+from tests.fakes.engine_rig import Ask, wait_until
 from tests.fakes.mlx_rig import BLOCK, WITHOUT_END, CardRunner, MlxRig, cold_answer, prompt_of, turns
 from tests.fakes.tiny_mlx import BUILDERS
 from tests.fakes.warm_store import MemoryAgentArchive, MemoryWarmStore
@@ -210,10 +210,9 @@ class LeftRunner(MlxModelRunner):
 def test_blocks_that_left_are_copied_from_the_running_cache_as_they_are_on_disk(family: str) -> None:
     first = prompt_of(300, 93)
     with MlxRig(family) as rig:
-        long = rig.ask(first, agent="long", max_tokens=180, sampling=WITHOUT_END)
-        wait_until(lambda: bool(long.text))
-        rig.on_engine(lambda: rig.store.demote(list(rig.store.pool), "budget"))
-        assert not long.over
+        with rig.held():
+            long = rig.ask(first, agent="long", max_tokens=180, sampling=WITHOUT_END)
+            long.meanwhile(lambda: rig.store.demote(list(rig.store.pool), "budget"))
         said = list(rig.tokenizer.encode(long.answer().text))
         rig.idle()
         rig.on_engine(lambda: _compare_tiers(rig))
@@ -224,14 +223,93 @@ def test_blocks_that_left_are_copied_from_the_running_cache_as_they_are_on_disk(
     assert answer.cache.computed_tokens == 9
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_fork_of_what_runs_takes_its_blocks_from_the_running_cache(family: str) -> None:
+    first = prompt_of(300, 93)
+    warm_tier, archive = MemoryWarmStore(), MemoryAgentArchive()
+    with MlxRig(family, warm=warm_tier, archive=archive, snapshot_tokens=32) as rig:
+        full = rig.runner.spec.chain(first).hashes
+        prompt = first[:290] + prompt_of(9, 94)
+        forks: list[Ask] = []
+
+        def leave() -> None:
+            assert rig.store.demote(list(rig.store.pool), "budget")
+            forks.append(rig.ask(prompt, agent="fork", max_tokens=12, sampling=WITHOUT_END))
+
+        with rig.held():
+            long = rig.ask(first, agent="long", max_tokens=180, sampling=WITHOUT_END)
+            long.meanwhile(leave, when=lambda: all(map(rig.warm.get, full[:-1])))
+        wait_until(lambda: bool(forks))
+        answer = forks[0].answer()
+        assert list(rig.tokenizer.encode(answer.text)) == cold_answer(family, prompt)
+        # What a layer cannot give back is read: its snapshot.
+        assert answer.cache.cached_tokens >= 256
+        assert not rig.runner.spec.cuts_anywhere or answer.cache.restored_warm_tokens <= BLOCK
+        said = list(rig.tokenizer.encode(long.answer().text))
+        rig.on_engine(lambda: _compare_tiers(rig))
+    prompt = first + said + prompt_of(9, 95)
+    with MlxRig(family, warm=warm_tier, archive=archive) as rig:
+        again, answer = rig.tell(prompt, agent="long")
+    assert again == cold_answer(family, prompt)
+    assert answer.cache.computed_tokens == 9
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_leaves_for_its_own_running_cache_comes_back_as_the_turn_ends(family: str) -> None:
+    first = prompt_of(300, 101)
+    warm_tier, archive = MemoryWarmStore(), MemoryAgentArchive()
+    with MlxRig(family) as roomy:
+        spec = roomy.runner.spec
+    alone = running_size(spec, 400).num_bytes
+    budget_bytes = alone + spec.stored_bytes(480, begins=True) + 4 * spec.state_bytes
+    with MlxRig(family, warm=warm_tier, archive=archive, budget_bytes=budget_bytes) as rig:
+        rig.tell(prompt_of(200, 103), agent="idle")
+        said, _ = rig.tell(first, agent="long", max_tokens=80)
+        rig.idle()
+        rig.on_engine(lambda: _compare_tiers(rig))
+        assert rig.store.counters.evictions["budget"] > (4 if spec.cuts_anywhere else 0)
+        if spec.cuts_anywhere:
+            assert rig.on_engine(lambda: all(map(rig.store.is_hot, spec.chain(first[:280]).hashes)))
+    prompt = first + said + prompt_of(9, 102)
+    with MlxRig(family, warm=warm_tier, archive=archive) as rig:
+        again, answer = rig.tell(prompt, agent="long")
+    assert again == cold_answer(family, prompt)
+    assert answer.cache.computed_tokens == 9
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_after_a_kill_while_its_blocks_are_in_its_running_cache_only_it_goes_on_from_the_disk(
+    family: str,
+) -> None:
+    first = prompt_of(300, 105)
+    disk = MemoryWarmStore()
+    with MlxRig(family, snapshot_tokens=32) as rig:
+        full = rig.runner.spec.chain(first).hashes
+
+        def kill() -> None:
+            """Keep what is on disk at this moment."""
+            assert rig.store.demote(list(rig.store.pool), "budget")
+            records = [rig.warm.read(name).result() for name in rig.warm.stored()]
+            disk.write([record for record in records if record is not None])
+
+        with rig.held():
+            long = rig.ask(first, agent="long", max_tokens=180, sampling=WITHOUT_END)
+            long.meanwhile(kill, when=lambda: all(map(rig.warm.get, full[:-1])))
+        said = list(rig.tokenizer.encode(long.answer().text))
+    prompt = first + said + prompt_of(9, 106)
+    with MlxRig(family, warm=disk) as rig:
+        again, answer = rig.tell(prompt, agent="long")
+    assert again == cold_answer(family, prompt)
+    assert answer.cache.restored_warm_tokens >= 256
+
+
 @pytest.mark.parametrize("precision", ["q8", "q4"])
 def test_blocks_that_would_be_rounded_again_stay_on_disk(precision: StoragePrecision) -> None:
     first = prompt_of(100, 96)
     with MlxRig("llama", precision=precision) as rig:
-        long = rig.ask(first, agent="long", max_tokens=120, sampling=WITHOUT_END)
-        wait_until(lambda: bool(long.text))
-        rig.on_engine(lambda: rig.store.demote(list(rig.store.pool), "budget"))
-        assert not long.over
+        with rig.held():
+            long = rig.ask(first, agent="long", max_tokens=120, sampling=WITHOUT_END)
+            long.meanwhile(lambda: rig.store.demote(list(rig.store.pool), "budget"))
         long.answer()
         rig.idle()
         assert not any(map(rig.store.is_hot, rig.runner.spec.chain(first).hashes))
