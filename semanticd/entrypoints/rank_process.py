@@ -23,11 +23,12 @@ from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
 from semanticd.adapters.ranks.executor import StepExecutor
 from semanticd.adapters.ranks.handshake import PROTOCOL, Introduction, LinkKind
 from semanticd.adapters.ranks.joining import RefusedError, join
-from semanticd.adapters.ranks.link import Link, LinkLostError
+from semanticd.adapters.ranks.link import Link
 from semanticd.adapters.ranks.member_loop import serve
+from semanticd.adapters.ranks.messages import RankMessages
 from semanticd.adapters.ranks.process import EXIT_REFUSED
 from semanticd.adapters.ranks.shards import Shards
-from semanticd.domain.errors import SemanticError
+from semanticd.domain.errors import CacheError, SemanticError
 
 if TYPE_CHECKING:
     from semanticd.entrypoints.shard_loading import MlxShardLoader
@@ -65,26 +66,32 @@ def main() -> int:
     from semanticd.entrypoints.shard_loading import MlxShardLoader
 
     loader = MlxShardLoader(order.settings, rank=order.rank)
+    messages = RankMessages(order.rank, order.address, retry_s=_RETRY_S, tell=_tell)
     try:
         process = secrets.token_hex(8)
         # Refused is said before anything else: another worker may have this rank's folder.
-        steps = _join(order, loader, kind="steps", process=process)
+        steps = _join(order, loader, messages, kind="steps", process=process)
         if order.rank:
-            store.append(loader.open_store())
-        blocks = _join(order, loader, kind="blocks", process=process)
+            store.append(_open_store(loader, messages))
+        blocks = _join(order, loader, messages, kind="blocks", process=process)
     except SemanticError as error:
-        _tell(f"semanticd: rank {order.rank}: {error.message}")
+        messages.say(error.message)
         return EXIT_REFUSED if isinstance(error, RefusedError) else 1
-    _tell(f"semanticd: rank {order.rank} has joined {order.address[0]}:{order.address[1]}")
+    messages.joined()
     shards = Shards(store[0] if store else None)
-    executor = StepExecutor(
-        loader, shards, rank=order.rank, tell=lambda text: _tell(f"semanticd: rank {order.rank}: {text}")
-    )
-    serve(steps, blocks, executor=executor, shards=shards, on_end=lambda: _end(store))
+    executor = StepExecutor(loader, shards, rank=order.rank, tell=messages.say)
+
+    def end(reason: str) -> None:
+        messages.lost(reason)
+        _end(store)
+
+    serve(steps, blocks, executor=executor, shards=shards, on_end=end)
     return 0
 
 
-def _join(order: RankOrder, loader: MlxShardLoader, *, kind: LinkKind, process: str) -> Link:
+def _join(
+    order: RankOrder, loader: MlxShardLoader, messages: RankMessages, *, kind: LinkKind, process: str
+) -> Link:
     """Try to connect until the daemon answers.
 
     Raises:
@@ -100,15 +107,22 @@ def _join(order: RankOrder, loader: MlxShardLoader, *, kind: LinkKind, process: 
         device=device,
         computed_by=computed_by,
     )
-    while (link := _try_to_join(order, who)) is None:
+    while True:
+        try:
+            return join(order.address, key=order.key, who=who)
+        except OSError as error:
+            messages.cannot_join(error)
         time.sleep(_RETRY_S)
-    return link
 
 
-def _try_to_join(order: RankOrder, who: Introduction) -> Link | None:
-    with contextlib.suppress(OSError, LinkLostError):
-        return join(order.address, key=order.key, who=who)
-    return None
+def _open_store(loader: MlxShardLoader, messages: RankMessages) -> DiskWarmStore:
+    """Try to open this rank's blocks until that is possible."""
+    while True:
+        try:
+            return loader.open_store()
+        except CacheError as error:
+            messages.cannot_keep_blocks(error.message)
+        time.sleep(_RETRY_S)
 
 
 def _end_with_parent(store: list[DiskWarmStore]) -> None:

@@ -48,7 +48,7 @@ class RankedParts:
         """
         distributed = settings.distributed
         assert distributed.hosts is not None, "the caller has looked"
-        hosts = read_hosts(distributed.hosts, ring_port=distributed.ring_port)
+        hosts = read_hosts(distributed.hosts, ring_port=distributed.ring_port, join_port=distributed.port)
         options = GroupOptions(
             hosts=hosts,
             port=distributed.port,

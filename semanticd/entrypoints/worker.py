@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import os
+import re
 import signal
 import sys
 import threading
@@ -74,6 +77,20 @@ def read_address(text: str, *, port: int) -> tuple[str, int]:
     host, colon, rest = text.rpartition(":")
     if not colon or "]" in rest or (":" in host and not host.startswith("[")):
         host, rest = text, str(port)
-    if not host or not rest.isascii() or not rest.isdecimal() or not 0 < int(rest) < 65536:
-        raise ConfigurationError(f"{text!r} is not an address: expected HOST or HOST:PORT")
-    return host.strip("[]"), int(rest)
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    is_port = re.fullmatch(r"[0-9]{1,5}", rest) is not None and 0 < int(rest) < 65536
+    if not is_port or not _is_host(host):
+        hint = ", without http:// or a path" if "/" in text else ""
+        raise ConfigurationError(f"{text!r} is not the address of a daemon: give HOST or HOST:PORT{hint}")
+    return host, int(rest)
+
+
+def _is_host(text: str) -> bool:
+    """Whether a text can be a host name, or is the address of one machine."""
+    with contextlib.suppress(ValueError):
+        ip = ipaddress.ip_address(text)
+        return not ip.is_unspecified and not ip.is_multicast
+    try:
+        return re.fullmatch(r"[\w-]+(\.[\w-]+)*\.?", text) is not None and bool(text.encode("idna"))
+    except UnicodeError:
+        return False

@@ -72,6 +72,11 @@ class Expected:
 def refusal(who: Introduction, expected: Expected) -> str | None:
     """Return why a rank that knows the key cannot join, None: it can."""
     if not 0 <= who.rank < expected.world_size:
+        if expected.world_size == 1:
+            return (
+                f"the daemon's hostfile names its own machine only, and this is rank {who.rank}; add this machine to "
+                "it and restart the daemon"
+            )
         return (
             f"the hostfile has {expected.world_size} machines, ranks 0 to {expected.world_size - 1}; "
             f"this is rank {who.rank}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 from semanticd.adapters.ranks.handshake import NONCE_BYTES, Introduction, is_proof, new_nonce, proof
 from semanticd.adapters.ranks.link import Link, LinkLostError
@@ -26,7 +27,7 @@ def join(address: tuple[str, int], *, key: str, who: Introduction) -> Link:
     link = Link(socket.create_connection(address, timeout=_CONNECT_S))
     try:
         link.limit(_GREETING_S)
-        challenge = link.receive()
+        challenge = _challenge(link)
         if not isinstance(challenge, dict) or challenge.get("semanticd") != "ranks":
             raise RefusedError(
                 f"what listens on {address[0]}:{address[1]} is not a daemon that accepts ranks"
@@ -49,3 +50,13 @@ def join(address: tuple[str, int], *, key: str, who: Introduction) -> Link:
         link.close()
         raise
     return link
+
+
+def _challenge(link: Link) -> Any:
+    try:
+        return link.receive()
+    except LinkLostError as error:
+        raise LinkLostError(
+            f"no daemon that accepts ranks answers there ({error}); ranks join on SEMANTIC_DISTRIBUTED_PORT, not on "
+            "the port of HTTP"
+        ) from error

@@ -18,33 +18,37 @@ from semanticd.adapters.ranks.wire import error_out
 
 
 def serve(
-    steps: Link, blocks: Link, *, executor: StepExecutor, shards: Shards, on_end: Callable[[], None]
+    steps: Link, blocks: Link, *, executor: StepExecutor, shards: Shards, on_end: Callable[[str], None]
 ) -> None:
-    """Answer the daemon; `on_end` is called once a link has ended, on a thread of its own, and ends the process.
+    """Answer the daemon; `on_end` is called once a link has ended, with the reason, and ends the process.
 
-    The step that runs then may never end: it waits for a rank that is gone.
+    It is called on any of the two threads. The step that runs then may never end: it waits for a rank that is gone.
     """
-    ended = threading.Event()
+    ending, reasons = threading.Lock(), list[str]()
 
-    def end() -> None:
-        if not ended.is_set():
-            ended.set()
-            on_end()
+    def end(reason: str) -> None:
+        # The thread that comes second waits: the process must not end while the first one still writes blocks.
+        with ending:
+            reasons.append(reason)
+            if len(reasons) == 1:
+                on_end(reason)
 
     def answer_blocks() -> None:
-        with contextlib.suppress(LinkLostError, OSError, ValueError):
+        try:
             blocks.wait_for_ever()
             while True:
                 number, name, arguments = blocks.receive()
                 _answer(blocks, shards, number, name, arguments)
-        end()
+        except (LinkLostError, OSError, ValueError) as error:
+            end(str(error))
 
     threading.Thread(target=answer_blocks, name="semanticd-rank-blocks", daemon=True).start()
-    with contextlib.suppress(LinkLostError, OSError, ValueError):
+    try:
         steps.wait_for_ever()
         while True:
             steps.send(executor.answer(steps.receive()))
-    end()
+    except (LinkLostError, OSError, ValueError) as error:
+        end(str(error))
 
 
 def _answer(blocks: Link, shards: Shards, number: int, name: str, arguments: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from semanticd.domain.limits import LIMITS
 from semanticd.entrypoints.cli.options import ANY_FLAG, read_flags
 
 
@@ -23,7 +24,7 @@ def _address(context: click.Context, parameter: click.Parameter, given: str) -> 
 @click.argument("address", metavar="HOST[:PORT]", callback=_address)
 @click.option(
     "--rank",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=LIMITS.ranks - 1),
     required=True,
     help="Rank of this worker: its index in the hostfile, from 0.",
 )

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from semanticd.adapters.ranks.group import GroupOptions, RankGroup
-from semanticd.adapters.ranks.handshake import Expected, Introduction, LinkKind, new_nonce, proof
+from semanticd.adapters.ranks.handshake import Expected, Introduction, LinkKind, new_nonce, proof, refusal
 from semanticd.adapters.ranks.hosts import Hosts
 from semanticd.adapters.ranks.joining import RefusedError, join
 from semanticd.adapters.ranks.link import Link, LinkLostError
@@ -154,6 +154,14 @@ def test_a_rank_that_computes_otherwise_is_told_why(
     assert reason in refused.value.message
     assert "rank_refused" in {line[1] for line in lobby.log.lines}
     lobby.missing(0, 1)
+
+
+def test_a_worker_of_a_daemon_whose_hostfile_names_no_other_machine_is_refused_with_the_reason() -> None:
+    alone = Expected("1.2.3", "gpu", COMPUTED_BY, 1)
+    why = refusal(replaced(rank=1), alone)
+    assert why is not None
+    assert "the daemon's hostfile names its own machine only, and this is rank 1; add this machine" in why
+    assert refusal(replaced(rank=0), alone) is None
 
 
 def test_another_chip_of_the_same_software_may_join(lobby: Lobby) -> None:
