@@ -15,17 +15,17 @@ from semanticd.bench.scenarios import SCENARIOS
 
 OURS, MLX, ORDER = "semanticd", "mlx_lm_float32", ("semanticd", "mlx_lm_float32", "mlx_lm", "llama_cpp")
 NOTES = Path(__file__).with_name("notes.md")
-"""Written by hand: what the figures mean, and why a target is missed."""
+"""Explains the figures and the missed targets; written by hand."""
 
 WARM_LENGTHS = ("900", "2048", "4096")
 
 BUSY = 3.0
-"""A load average above this, on two cores, means that others worked too."""
+"""Load average above which, on two cores, other programs must have been running."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a figure should reach: at most `limit`, or at least."""
+    """A figure's target: at most or at least `limit`."""
 
     what: str
     value: float | None
@@ -45,7 +45,7 @@ class Target:
 
 
 def write(results: Path, docs: Path) -> None:
-    """Write the page and copy the raw data beside it."""
+    """Write the page and copy the raw data next to it."""
     loaded = {path.stem: load_result(path) for path in sorted(results.glob("*.json"))}
     raw = docs / "benchmarks"
     raw.mkdir(exist_ok=True)
@@ -56,7 +56,7 @@ def write(results: Path, docs: Path) -> None:
 
 
 def _pictures(results: Sequence[BenchResult], folder: Path) -> list[Path]:
-    """Draw where matplotlib is installed."""
+    """Draw the plots if matplotlib is installed; returns the existing ones otherwise."""
     from semanticd.bench.errors import BenchError
     from semanticd.bench.plots import plot
 
@@ -70,19 +70,19 @@ def _page(loaded: Mapping[str, BenchResult], pictures: Sequence[Path]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "`make bench` measures semanticd and other servers one after another on the machine where it runs, and writes "
-        "this page. `semanticd bench` measures any one server. Raw data with every sample: "
+        "`make bench` measures semanticd and other servers one after another on one machine and writes this page. "
+        "`semanticd bench` measures a single server. Raw data with every sample: "
         + ", ".join(f"[{name}.json](benchmarks/{name}.json)" for name in loaded)
         + ".",
         "",
-        "## On what",
+        "## Machine and servers",
         "",
     ]
     first = loaded.get(OURS) or next(iter(loaded.values()))
     lines += machine_lines(first.machine)
-    lines += ["- model: SmolLM2-135M-Instruct, 4 bits as published; greedy; answers' end token forbidden", ""]
+    lines += ["- model: SmolLM2-135M-Instruct, 4-bit weights as published; greedy; end token suppressed", ""]
     lines += table(
-        ["server", "how it ran", "measured"],
+        ["server", "command and settings", "measured at"],
         [
             [loaded[name].target, str(loaded[name].server.get("how", "")), loaded[name].began_at]
             for name in ORDER
@@ -94,12 +94,13 @@ def _page(loaded: Mapping[str, BenchResult], pictures: Sequence[Path]) -> str:
         "",
         "## Targets",
         "",
-        "Ratios of figures of the same run. Smaller is better except where `≥` stands.",
+        "Each ratio compares two figures of the same run. Lower is better, except where the target is a minimum "
+        "(`≥`).",
         "",
     ]
-    lines += table(["what", "target", "measured", "", "figures"], [t.row() for t in _targets(loaded)])
+    lines += table(["metric", "target", "measured", "result", "figures"], [t.row() for t in _targets(loaded)])
     if NOTES.exists():
-        lines += ["", "## What remains, and why", "", NOTES.read_text(encoding="utf-8").strip()]
+        lines += ["", "## Notes and missed targets", "", NOTES.read_text(encoding="utf-8").strip()]
     lines += _scenarios(loaded, pictures)
     lines += _replay(loaded)
     lines += _engine(loaded)
@@ -115,10 +116,10 @@ def _load_lines(loaded: Mapping[str, BenchResult]) -> list[str]:
         if load > BUSY
     ]
     if not busy:
-        return ["The machine did nothing else meanwhile."]
+        return ["No other programs kept the machine busy during the run."]
     return [
-        "Other programs kept the machine busy when these were measured (load average when the scenario began, where an "
-        f"undisturbed run has up to {BUSY:g}): {', '.join(busy)}. Read their ratios with care."
+        "Other programs kept the machine busy during these scenarios (in parentheses: the load average at the start; "
+        f"up to {BUSY:g} is normal for an undisturbed run): {', '.join(busy)}. Treat their ratios with caution."
     ]
 
 
@@ -129,7 +130,7 @@ def _targets(loaded: Mapping[str, BenchResult]) -> list[Target]:
 def _rival_targets(loaded: Mapping[str, BenchResult]) -> list[Target]:
     ours, mlx = loaded.get(OURS), loaded.get(MLX)
 
-    def beside(what: str, scenario: str, case: str, metric: str, limit: float) -> Target:
+    def against(what: str, scenario: str, case: str, metric: str, limit: float) -> Target:
         a = ours.value(scenario, case, metric) if ours else None
         b = mlx.value(scenario, case, metric) if mlx else None
         detail = f"{shown(a, 's')} to {shown(b, 's')}" if a and b else ""
@@ -138,23 +139,27 @@ def _rival_targets(loaded: Mapping[str, BenchResult]) -> list[Target]:
     kept = ours.value("interference", "1500", "kept_share") if ours else None
     dropped = ours.value("cancel", "2000", "dropped_to_idle") if ours else None
     return [
-        beside("warm TTFT at 2,048 tokens, to mlx_lm.server (float32)", "warm_ttft", "2048", "ttft", 0.5),
-        beside(
-            "TTFT after a restart at 900 tokens, to mlx_lm.server (float32)",
+        against(
+            "warm TTFT at 2,048 tokens, relative to mlx_lm.server (float32)", "warm_ttft", "2048", "ttft", 0.5
+        ),
+        against(
+            "TTFT after a restart at 900 tokens, relative to mlx_lm.server (float32)",
             "restart_ttft",
             "900",
             "ttft",
             0.65,
         ),
-        beside("six agents × three turns, to mlx_lm.server (float32)", "agents", "6x3", "total", 0.7),
+        against(
+            "six agents × three turns, relative to mlx_lm.server (float32)", "agents", "6x3", "total", 0.7
+        ),
         Target(
-            "a decoder's rate while 1,500 tokens are prefilled, to its own",
+            "decode rate during a prefill of 1,500 tokens, relative to the rate without it",
             kept,
             0.45,
             at_most=False,
             unit="×",
         ),
-        Target("TTFT after a dropped long prompt, to the idle server's", dropped, 1.3, unit="×"),
+        Target("TTFT after a dropped long prompt, relative to an idle server", dropped, 1.3, unit="×"),
     ]
 
 
@@ -171,18 +176,22 @@ def _engine_targets(loaded: Mapping[str, BenchResult]) -> list[Target]:
     ):
         raw = engine.value("raw_mlx", case, "prefill_rate")
         rows.append(
-            _rate(f"prefill {case.replace('x', ' × ')} tokens through HTTP, to raw mlx-lm", mine, raw)
+            _rate(
+                f"prefill {case.replace('x', ' × ')} tokens through HTTP, relative to raw mlx-lm", mine, raw
+            )
         )
     for batch in ("1", "4", "8"):
         mine = ours.value("concurrent_decode", batch, "rate")
         raw = engine.value("raw_mlx", batch, "decode_rate")
-        rows.append(_rate(f"decode at batch {batch} through HTTP, to raw mlx-lm", mine, raw))
+        rows.append(_rate(f"decode at batch {batch} through HTTP, relative to raw mlx-lm", mine, raw))
     for metric, words, limit in (
         ("prefill_rate", "prefill of 1,024 tokens", 1.8),
         ("decode_rate", "decode", 0.95),
     ):
         on, library = engine.value("cpu_math", "on", metric), engine.value("cpu_math", "library", metric)
-        rows.append(_rate(f"{words} on the CPU, to mlx-lm's own functions", on, library, at_least=limit))
+        rows.append(
+            _rate(f"{words} on the CPU, relative to mlx-lm's own functions", on, library, at_least=limit)
+        )
     rows += [*_draft_targets(engine), *_warm_targets(ours, engine)]
     opened = engine.value("store_start", "100GB", "open")
     http, rate = engine.value("http_overhead", "chat", "p50"), engine.value("http_overhead", "chat", "rate")
@@ -190,11 +199,17 @@ def _engine_targets(loaded: Mapping[str, BenchResult]) -> list[Target]:
     status = engine.value("control_status", "status", "p50")
     return [
         *rows,
-        Target("opening a store of 100 GB (its index)", opened, 1, unit=" s"),
-        Target("HTTP request to an engine that answers at once, p50", http and 1000 * http, 2, unit=" ms"),
-        Target("the same, requests per second", rate, 1000, at_most=False, unit="/s"),
-        Target("events of 32 streams from it", events, 3000, at_most=False, unit="/s"),
-        Target("from the start of the process until it is ready", ready, 2, unit=" s"),
+        Target("opening the index of a 100 GB store", opened, 1, unit=" s"),
+        Target("HTTP request, engine answers immediately, p50", http and 1000 * http, 2, unit=" ms"),
+        Target("HTTP requests per second, engine answers immediately", rate, 1000, at_most=False, unit="/s"),
+        Target(
+            "events per second over 32 streams, engine answers immediately",
+            events,
+            3000,
+            at_most=False,
+            unit="/s",
+        ),
+        Target("process start until ready", ready, 2, unit=" s"),
         Target("control `status`, p50", status and 1000 * status, 2, unit=" ms"),
     ]
 
@@ -202,23 +217,23 @@ def _engine_targets(loaded: Mapping[str, BenchResult]) -> list[Target]:
 def _draft_targets(engine: BenchResult) -> list[Target]:
     rows = []
     for case, words, limit in (
-        ("edit × 1", "an answer that repeats most of a passage", 2.5),
-        ("edit × 4", "four of them together", 1.3),
-        ("call × 1", "a tool call whose form forces most of its tokens", 1.7),
+        ("edit × 1", "answer that repeats most of a passage", 2.5),
+        ("edit × 4", "four such answers in one batch", 1.3),
+        ("call × 1", "tool call whose schema forces most of its tokens", 1.7),
         ("prose × 1", "free text", 0.98),
-        ("prose × 4", "four free texts together", 0.98),
+        ("prose × 4", "four free texts in one batch", 0.98),
     ):
         per_step, same = (
             engine.value("drafts", case, "tokens_per_step"),
             engine.value("drafts", case, "same_answers"),
         )
         detail = (
-            f"{per_step:.3g} tokens a step; answers {'equal' if same else '**not equal**'}"
+            f"{per_step:.3g} tokens per step; answers {'equal' if same else '**not equal**'}"
             if per_step
             else ""
         )
         ratio = engine.value("drafts", case, "ratio")
-        what = f"decode rate with drafts to without: {words}"
+        what = f"decode rate with drafts, relative to without: {words}"
         rows.append(Target(what, ratio, limit, at_most=False, detail=detail, unit="×"))
     return rows
 
@@ -232,7 +247,7 @@ def _warm_targets(ours: BenchResult, engine: BenchResult) -> list[Target]:
         )
         detail = f"{shown(restore, 's')} to {shown(read, 's')}" if restore and read else ""
         ratio = restore / read if restore and read else None
-        what = f"restoring {length} tokens, to reading and copying the bytes"
+        what = f"restoring {length} tokens, relative to reading and copying the bytes"
         rows.append(Target(what, ratio, 1.25, detail=detail, unit="×"))
     for length in WARM_LENGTHS:
         read, step = engine.value("restore", length, "read_and_copy"), engine.value("restore", length, "step")
@@ -242,10 +257,10 @@ def _warm_targets(ours: BenchResult, engine: BenchResult) -> list[Target]:
             ratio = mine / (read + step) if mine and read and step else None
             parts = []
             if mine and read and step:
-                parts.append(f"{shown(mine, 's')} to {shown(read, 's')} and {shown(step, 's')}")
-            parts += [f"{mine / cold:.3f} of cold"] if mine and cold else []
+                parts.append(f"{shown(mine, 's')} to {shown(read, 's')} + {shown(step, 's')}")
+            parts += [f"{mine / cold:.3f} × cold TTFT"] if mine and cold else []
             detail = "; ".join(parts)
-            what = f"TTFT {words} at {length} tokens, to reading and one step of the same tokens"
+            what = f"TTFT {words} at {length} tokens, relative to the read plus one step of the same tokens"
             rows.append(Target(what, ratio, 2, detail=detail, unit="×"))
     return rows
 
@@ -271,7 +286,10 @@ def _scenarios(loaded: Mapping[str, BenchResult], pictures: Sequence[Path]) -> l
             continue
         lines += ["", f"## {scenario}", "", what[0].upper() + what[1:] + "."]
         if scenario == "agents":
-            lines += ["", f"Every server had {SMALL_BUDGET_MB} MiB for caches that no request uses."]
+            lines += [
+                "",
+                f"Each server was limited to {SMALL_BUDGET_MB} MiB for caches that no request is using.",
+            ]
         for picture in pictures:
             if picture.stem == scenario:
                 lines += ["", f"![{scenario}](benchmarks/{picture.name})"]
@@ -285,26 +303,26 @@ def _scenarios(loaded: Mapping[str, BenchResult], pictures: Sequence[Path]) -> l
                     cell += f" ({values[0] / value:.2f}×)"
                 row.append(cell)
             rows.append(row)
-        lines += ["", *table(["case", "figure", *(loaded[name].target for name in names)], rows)]
-    note = "In parentheses: semanticd's figure divided by that server's."
+        lines += ["", *table(["case", "metric", *(loaded[name].target for name in names)], rows)]
+    note = "In parentheses: semanticd's figure divided by the other server's."
     return [*lines, "", note] if lines else []
 
 
 _REPLAYED = {
     "prompt": "prompt tokens",
-    "seen_before": "of them seen before",
+    "seen_before": "seen before",
     "computed": "computed",
-    "computed_though_seen": "computed though seen before",
+    "computed_though_seen": "computed again",
     "first_ttft": "first TTFT",
     "later_ttft": "later TTFT",
     "restart_ttft": "TTFT after the restart",
-    "whole": "whole",
+    "whole": "total time",
 }
-"""Figures of the replay, and what their columns are called."""
+"""Column title of each figure of the replay."""
 
 
 def _replay(loaded: Mapping[str, BenchResult]) -> list[str]:
-    """Return a row for each server that played the recorded sessions; nothing where none did."""
+    """Return a row for each server that replayed the recorded sessions; empty if none did."""
     result = loaded.get(replay_rows.NAME)
     servers = list(dict.fromkeys(figure.case for figure in result.figures)) if result else []
     if result is None or not servers:
@@ -323,12 +341,13 @@ def _replay(loaded: Mapping[str, BenchResult]) -> list[str]:
         "",
         "## Recorded sessions",
         "",
-        f"The first {size.get('num_requests')} requests of each recorded session of Claude Code, Codex and opencode "
-        f"(`tests/data/traces`), with one word in {size.get('one_in')} of their texts so that they fit into the "
-        "model's context, asked as chats, in turn, as three agents; the server was restarted at the half. Tokens as "
-        "each server counts and reports them: this model's chat template has no place for tools and their results, "
-        "which semanticd writes out all the same, and the others leave away. TTFT is the median of each agent's first "
-        "request, of its first request after the restart, and of all others. "
+        f"Each server replayed the first {size.get('num_requests')} requests of each recorded session of Claude "
+        "Code, Codex and opencode (`tests/data/traces`), as three agents that take turns in chat requests. Of their "
+        f"texts, one word in {size.get('one_in')} is sent, so that they fit into the model's context. Each server was "
+        "restarted halfway through. Token counts are those that each server reports: this model's chat template does "
+        "not support tools or tool results; semanticd includes them in the prompt anyway, the other servers omit "
+        "them. Tokens *computed again* had been part of an earlier prompt. TTFT is the median over the agents' first "
+        "requests, over their first requests after the restart, and over all other requests. "
         f'Measured {result.began_at}; `make bench ARGS="--only replay"` measures it again.',
         "",
         *table(["server", *_REPLAYED.values()], rows),
@@ -342,7 +361,12 @@ def _engine(loaded: Mapping[str, BenchResult]) -> list[str]:
         [figure.scenario, figure.case, figure.metric, shown(figure.value, figure.unit), figure.note]
         for figure in loaded["engine"].figures
     ]
-    return ["", "## The engine and its edges", "", *table(["group", "case", "figure", "value", "note"], rows)]
+    return [
+        "",
+        "## Engine, HTTP edge and storage",
+        "",
+        *table(["group", "case", "metric", "value", "note"], rows),
+    ]
 
 
 def _missing(loaded: Mapping[str, BenchResult]) -> list[str]:

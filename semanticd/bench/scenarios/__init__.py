@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 Scenario = Callable[["BenchSession"], Awaitable["list[Figure]"]]
 
 SCENARIOS: Final[Mapping[str, str]] = {
-    "cold_ttft": "time to the first token of a prompt that the server has never seen, by length",
-    "warm_ttft": "the same for the next turn of a conversation, by the length that it already has",
-    "restart_ttft": "the same after the server was restarted (needs --restart-command)",
-    "agents": "agents in turn, sharing a system prompt: whole time, and the later turns' first tokens",
-    "concurrent_decode": "several answers at once: tokens per second together, and the gaps within one",
-    "interference": "what a decoding agent keeps while another's long prompt is computed",
-    "cancel": "first token of a short request after another client dropped a long prompt",
-    "swap": "how long a request waits while another model is made the current one (needs --swap-command)",
+    "cold_ttft": "time to first token of a prompt that the server has never seen, by prompt length",
+    "warm_ttft": "time to first token of the next turn of a conversation, by conversation length",
+    "restart_ttft": "time to first token of the next turn after a server restart (needs --restart-command)",
+    "agents": "agents that take turns and share a system prompt: total time, and time to first token of later turns",
+    "concurrent_decode": "concurrent answers: combined tokens per second, and the gaps between tokens of one answer",
+    "interference": "decode rate that an agent keeps while the long prompt of another agent is computed",
+    "cancel": "time to first token of a short request after another client dropped a long prompt",
+    "swap": "wait of a request while another model becomes the current one (needs --swap-command)",
 }
 """Every scenario's name and what it measures."""
 
