@@ -42,6 +42,11 @@ RUN_ELSEWHERE = {
 """Recipes talk to a daemon as soon as they start: the tests that give them one."""
 
 
+WITHIN_S = 600.0
+"""Maximum run time of a program. Most import MLX and transformers, which takes minutes on a busy machine."""
+pytestmark = pytest.mark.timeout(WITHIN_S + 60)
+
+
 def files(folder: Path, *suffixes: str) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix in suffixes)
 
@@ -103,7 +108,7 @@ def without_mlx(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> st
     return f"{folder}{os.pathsep}{installed}"
 
 
-def start(command: list[str], *, python_path: str, within_s: float = 60) -> subprocess.CompletedProcess[str]:
+def start(command: list[str], *, python_path: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(
         command,
@@ -112,7 +117,7 @@ def start(command: list[str], *, python_path: str, within_s: float = 60) -> subp
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=within_s,
+        timeout=WITHIN_S,
         check=False,
     )
 
@@ -173,7 +178,6 @@ def test_no_call_of_a_chat_request_comes_back_to_the_file_that_it_came_from(inst
     ran = start(
         [sys.executable, "contrib/dev/checks/request_path.py", "--limit", "100"],
         python_path=str(installed),
-        within_s=150,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     for file in (
@@ -204,6 +208,21 @@ def test_a_call_that_comes_back_is_seen() -> None:
     assert seen == [None, ["one.py", "other.py", "one.py"]]
 
 
+def test_calls_of_a_job_that_runs_at_intervals_are_counted_apart() -> None:
+    check = runpy.run_path(str(CONTRIB / "dev" / "checks" / "request_path.py"))
+    for file, function in check["TIMERS"].items():
+        tree = ast.parse(text(ROOT / "semanticd" / file))
+        functions = [one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
+        assert function in {one.name for one in functions}, f"{file} has no {function}"
+    seen: list[bool] = []
+    code = "def trim():\n    look()\ndef other():\n    look()"
+    names: dict[str, Any] = {"look": lambda: seen.append(check["by_timer"](inspect.currentframe()))}
+    exec(compile(code, f"{check['PACKAGE']}adapters/mlx/platform/heap.py", "exec"), names)
+    names["trim"]()
+    names["other"]()
+    assert seen == [True, False]
+
+
 FOLDERS = sorted(
     {path.parent for path in files(CONTRIB, ".py") + files(ROOT / "tests", ".py") if is_program(path)}
 )
@@ -219,7 +238,9 @@ def test_no_file_hides_a_library_from_the_programs_beside_it(folder: Path) -> No
 
 @pytest.mark.parametrize("path", [*SHELL, ROOT / ".ci" / "run"], ids=short)
 def test_a_shell_script_can_be_read_by_bash(path: Path) -> None:
-    ran = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True, timeout=60, check=False)
+    ran = subprocess.run(
+        ["bash", "-n", str(path)], capture_output=True, text=True, timeout=WITHIN_S, check=False
+    )
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
@@ -229,7 +250,7 @@ def test_a_recipe_for_a_shell_can_be_sourced(path: Path) -> None:
         ["bash", "-euo", "pipefail", "-c", 'source "$0"; true', str(path)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=WITHIN_S,
         check=False,
     )
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
@@ -239,7 +260,7 @@ def test_a_recipe_for_a_shell_can_be_sourced(path: Path) -> None:
 @pytest.mark.parametrize("path", NODE, ids=short)
 def test_a_javascript_file_can_be_read_by_node(path: Path) -> None:
     ran = subprocess.run(
-        ["node", "--check", str(path)], capture_output=True, text=True, timeout=60, check=False
+        ["node", "--check", str(path)], capture_output=True, text=True, timeout=WITHIN_S, check=False
     )
     assert ran.returncode == 0, ran.stderr
 

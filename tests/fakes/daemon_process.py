@@ -75,11 +75,15 @@ class DaemonProcess:
         assert self._process is not None, "the daemon was not started"
         return self._process.pid
 
-    def start(self) -> None:
-        """Start it and wait until it is ready."""
+    def start(self, *, within_s: float = READY_WITHIN_S) -> None:
+        """Start it and wait until it is ready.
+
+        Raises:
+            AssertionError: It ended, or was not ready after `within_s` seconds.
+        """
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(self._command, env=self.env, stdout=output, stderr=output)
-        deadline = time.monotonic() + READY_WITHIN_S
+        deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 raise AssertionError(
@@ -91,9 +95,7 @@ class DaemonProcess:
             except httpx.TransportError:
                 pass
             time.sleep(0.1)
-        raise AssertionError(
-            f"the daemon was not ready in {READY_WITHIN_S} s: {self.log.read_text()[-2000:]}"
-        )
+        raise AssertionError(f"the daemon was not ready in {within_s} s: {self.log.read_text()[-2000:]}")
 
     def stop(self) -> int:
         """Ask it to stop as Ctrl-C does; returns its exit status."""

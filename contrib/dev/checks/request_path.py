@@ -3,9 +3,10 @@
 Starts a daemon (MODEL: a model's folder; without one, a tiny model of random weights), asks twice, and notes during
 the second request each file of `semanticd/` of which a function is called, on all threads, between the request's
 arrival and the end of its answer. Prints the files with what they are there for: `path`, `data` (only methods of
-values are called), `telemetry` (logs, metrics, traces) or `edge` (what every HTTP request passes); then the places
-where a call comes back to the file it came from, and what can be counted without running: modules with one importer,
-constructors with many arguments, rooms, floors and arrows. `--limit N` fails if more than N files are `path`, or a
+values are called), `telemetry` (logs, metrics, traces), `edge` (what every HTTP request passes) or `timer` (only
+called by jobs that run at intervals, which may fall into a slow request); then the places where a call comes back to
+the file it came from, and what can be counted without running: modules with one importer, constructors with many
+arguments, rooms, floors and arrows. `--limit N` fails if more than N files are `path`, or a
 call comes back. Needs the extra `dev`.
 """
 
@@ -20,7 +21,6 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,9 +42,18 @@ TELEMETRY = (
 EDGE = ("adapters/http/server", "adapters/http/strict_connection", "adapters/http/core/")
 """Beginnings of files that every HTTP request passes, whatever it asks for."""
 VALUES = {"dataclass", "Struct", "NamedTuple", "Enum", "StrEnum", "IntEnum", "Protocol", "Exception"}
+TIMERS = {
+    "adapters/control/snapshots.py": "publish_snapshots",
+    "adapters/disk/responses/archive.py": "_retry_while_idle",
+    "adapters/mlx/platform/device.py": "pressure",
+    "adapters/mlx/platform/heap.py": "trim",
+    "entrypoints/upkeep.py": "_trim_memory",
+}
+"""Functions that run at intervals of 0.25 to 2 s, whether or not a request is running, by file."""
+KINDS = ("path", "data", "telemetry", "edge", "timer")
 MOST_ARGUMENTS = 7
-SETTLED_S = 1.0
-"""Pause before the traced request, for what an earlier one left to do."""
+READY_WITHIN_S = 480.0
+"""Maximum start time: tracing slows the start down, and so does a busy machine."""
 
 
 # In the daemon's process.
@@ -65,7 +74,8 @@ def serve(folder: Path) -> None:
         code = frame.f_code
         if event != "call" or flag[0] == 0 or not is_ours(code):
             return
-        note(code, f"call\t{short(code)}\t{code.co_firstlineno}\t{code.co_name}\n")
+        kind = "timer" if by_timer(frame) else "call"
+        note((kind, code), f"{kind}\t{short(code)}\t{code.co_firstlineno}\t{code.co_name}\n")
         if not code.co_name.startswith("<") and (back := came_back(frame)) is not None:
             way = " > ".join(short(one) for one in back)
             note((code, way), f"back\t{way}\t{code.co_firstlineno}\t{code.co_name}\n")
@@ -78,13 +88,23 @@ def serve(folder: Path) -> None:
 
 
 def is_ours(code: CodeType) -> bool:
-    """Whether code is a function of the daemon's; bodies of modules and classes are none."""
+    """Return whether code is a function of the daemon's, as opposed to the body of a module or class."""
     return code.co_filename.startswith(PACKAGE) and bool(code.co_flags & 1) and code.co_name != "<module>"
 
 
 def short(code: CodeType) -> str:
     """Return a file as it is called inside of the package."""
     return Path(code.co_filename[len(PACKAGE) :]).as_posix()
+
+
+def by_timer(frame: FrameType | None) -> bool:
+    """Return whether a call is made by one of `TIMERS`, directly or not."""
+    while frame is not None:
+        code = frame.f_code
+        if is_ours(code) and TIMERS.get(short(code)) == code.co_name:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def came_back(frame: FrameType) -> list[CodeType] | None:
@@ -121,13 +141,13 @@ def traced(model: Path | None) -> list[list[str]]:
             SEMANTIC_MLX_MODEL_ID=str(path),
             PYTHONPATH=str(ROOT),
         )
-        daemon.start()
+        daemon.start(within_s=READY_WITHIN_S)
         try:
             os.kill(daemon.pid, signal.SIGUSR1)
             said: list[dict[str, str]] = [{"role": "user", "content": "What is a list? " * 20}]
             answer = ask(daemon, said)
             said += [{"role": "assistant", "content": answer}, {"role": "user", "content": "And a set?"}]
-            time.sleep(SETTLED_S)
+            daemon.wait_until_written()
             (home / "flag").write_bytes(b"\1")
             ask(daemon, said)
             (home / "flag").write_bytes(b"\0")
@@ -219,10 +239,13 @@ def drawn(imports: dict[str, set[str]], package: str) -> tuple[int, int, int]:
 def report(lines: list[list[str]]) -> Iterator[str]:
     """Yield the lines of the report on what was noted."""
     calls: dict[str, dict[int, str]] = defaultdict(dict)
+    timed: dict[str, dict[int, str]] = defaultdict(dict)
     for kind, where, line, function in lines:
-        if kind == "call":
-            calls[where][int(line)] = function
+        if kind in ("call", "timer"):
+            (calls if kind == "call" else timed)[where][int(line)] = function
     kinds = {file: kind_of(file, set(called)) for file, called in calls.items()}
+    for file in timed.keys() - calls.keys():
+        calls[file], kinds[file] = timed[file], "timer"
     for file in sorted(calls, key=lambda one: (kinds[one], one)):
         names = sorted(set(calls[file].values()))
         yield f"{kinds[file]:10}{file:55}{len(calls[file]):3}  {', '.join(names[:6])}"
@@ -239,7 +262,7 @@ def report(lines: list[list[str]]) -> Iterator[str]:
         rooms, floors, arrows = drawn(imports, package)
         yield f"{package}: {rooms} rooms, {floors} floors, {arrows} arrows"
     yield f"calls that come back: {len(shown)}"
-    counted = {kind: list(kinds.values()).count(kind) for kind in ("path", "data", "telemetry", "edge")}
+    counted = {kind: list(kinds.values()).count(kind) for kind in KINDS}
     yield f"files: {len(kinds)}, of them {', '.join(f'{kind} {number}' for kind, number in counted.items())}"
 
 
