@@ -30,7 +30,7 @@ def order_text(sort: str, reverse: bool) -> str:
 
 
 def matches(agent: LiveAgent, words: str) -> bool:
-    """Whether every word is part of the agent's id, state, tier, class or model."""
+    """Return whether every word is part of the agent's id, state, tier, class or model."""
     row = agent.row
     text = f"{row.id} {row.state} {row.tier} {row.priority} {row.model}".lower()
     if row.pinned:

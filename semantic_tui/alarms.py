@@ -29,7 +29,7 @@ class Alarm:
 
 
 def is_failing(state: WatchState) -> bool:
-    """Whether the engine fails every request."""
+    """Return whether the engine fails every request."""
     return state.outcomes.num_failed_in_a_row >= FAILING_AFTER
 
 

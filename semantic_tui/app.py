@@ -126,7 +126,7 @@ class Dashboard(App[None]):
         self._draw_pending = False
         self._was_silent = False
         self._stopped: set[str] = set()
-        """Agents whose answer was stopped from here: that it did not come is no news."""
+        """Agents whose answer was cancelled here: its absence is not reported."""
         self._terminal_filter = TerminalFilter()
         self.connection = Connection(socket, self.state, on_change=self.changed, clock=clock)
         self._polling = Polling(self.connection, self.state, clock)

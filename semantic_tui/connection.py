@@ -123,7 +123,7 @@ class Connection:
 
     async def _refresh_agents(self, client: AsyncControlClient) -> None:
         with contextlib.suppress(ControlError):
-            # As many as the events hold: all of thousands would be made, sent and read in vain.
+            # As many as the events hold: a list of thousands would be built, sent and parsed without use.
             self._state.take("agents", await client.call("agents.list", limit=PAGE))
 
     async def _refresh_models(self, client: AsyncControlClient) -> None:

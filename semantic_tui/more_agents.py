@@ -23,7 +23,7 @@ ORDERS = {"last_used_at": "used", "id": "name", "num_tokens": "tokens", "num_tur
 
 @dataclass(frozen=True, slots=True)
 class AgentSearch:
-    """Which agents are wanted: those with these words, the first `number` in this order."""
+    """Search for agents: those with these words, the first `number` in this order."""
 
     words: str = ""
     order: str = "used"
@@ -70,7 +70,7 @@ class MoreAgents:
 
     @property
     def has_more(self) -> bool:
-        """Whether a page more may be asked for: the last one came, was not the end, and more can be kept."""
+        """Whether another page can be requested: the last one arrived, was not the end, and more can be kept."""
         if not self.search.number:
             return True
         return self._has_more and self._answered == self.search and self.search.number < MAX_FOUND

@@ -66,7 +66,7 @@ class Polling:
 
     @property
     def _has_prompts(self) -> bool:
-        """Whether the daemon shows what running requests ask about."""
+        """Whether the daemon shows the prompts of running requests."""
         return "requests.prompt" in self._state.daemon.commands
 
     def _is_search_due(self) -> bool:

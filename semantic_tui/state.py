@@ -138,7 +138,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class ModelChange:
-    """How far a model's change is, and which model was the current one then."""
+    """Progress of a model change, and the model that was current when it began."""
 
     progress: ModelProgress
     served: str | None = None
@@ -207,17 +207,17 @@ class WatchState:
 
     @property
     def connected(self) -> bool:
-        """Whether what is shown is live."""
+        """Whether the displayed data is live."""
         return self.connection == "connected"
 
     @property
     def heard(self) -> bool:
-        """Whether a status has come, of this connection or one before."""
+        """Whether a status was received on this or an earlier connection."""
         return self.status != _NOTHING_HEARD
 
     @property
     def stale(self) -> bool:
-        """Whether something is shown that may have changed since."""
+        """Whether the displayed data may be out of date."""
         return self.heard and (not self.connected or self.is_silent)
 
     def take(self, event: str, data: Facts, dropped: int = 0) -> None:
@@ -407,7 +407,7 @@ class WatchState:
 
     @property
     def outcomes(self) -> OutcomeFacts:
-        """How requests ended, of the last status; all zero from a daemon that does not count them."""
+        """Outcomes of requests by the last status; all zero if the daemon does not count them."""
         return self.status.outcomes or OutcomeFacts()
 
     def agent(self, agent_id: str) -> AgentRow | None:
@@ -434,10 +434,10 @@ class WatchState:
 
     @property
     def num_known_to_daemon(self) -> int:
-        """How many agents there are, those included that were not sent."""
+        """Total number of agents, including those that the daemon did not send."""
         return max(self.num_agents, len(self.agents))
 
     @property
     def has_more_agents(self) -> bool:
-        """Whether the daemon has agents that can be asked for beyond those that are known."""
+        """Whether the daemon has more agents than the known ones, which can be requested."""
         return self.num_agents > len(self.agents) and self.more.has_more

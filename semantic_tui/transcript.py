@@ -91,7 +91,7 @@ def _asked_now(
 ) -> tuple[tuple[MessageRow, ...], int | None]:
     """Return the prompt of the agent's newest request while it runs, and how many of its tokens were cached.
 
-    With `only_said` that of a turn of the chat: what a client asks meanwhile is no part of it.
+    With `only_said` that of a turn of the chat: requests of other clients are not part of it.
     """
     for row in reversed(state.requests_of(agent)):
         prompt = None if only_said and not is_said(row.id) else state.prompts.get(row.id)
@@ -116,7 +116,7 @@ def num_user_turns(found: Iterable[Entry]) -> int:
 
 
 def words_of(content: str | Sequence[MessagePart]) -> str:
-    """Return a message's text; a part that is no text is named."""
+    """Return a message's text; a part that is not text is named."""
     return content if isinstance(content, str) else "".join(_part_text(part) for part in content)
 
 

@@ -19,7 +19,7 @@ _COLOURS = {"debug": "muted", "info": "primary", "warning": "warning", "error": 
 
 
 def wanted(line: LogLine, level: str, words: str) -> bool:
-    """Whether a line is at least of a level and has every word: of its event, its fields, an agent or a request."""
+    """Return whether a line has the minimum level and every word in its event, fields, agent or request."""
     rank = LEVELS.index(line.level) if line.level in LEVELS else len(LEVELS)
     if rank < LEVELS.index(level):
         return False

@@ -58,7 +58,7 @@ class Awake:
 
     @property
     def needed(self) -> bool:
-        """Whether this system has to be kept awake at all."""
+        """Whether this system must be kept awake at all."""
         return self._enabled
 
     def note(self, num_requests: int, *, now: float) -> None:

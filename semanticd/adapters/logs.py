@@ -40,13 +40,13 @@ _LEVEL_NUMBERS = {level: getattr(logging, level.upper()) for level in LEVELS}
 
 
 class Publishes(Protocol):
-    """Where log lines go besides files; the control plane's hub."""
+    """Destination of log lines in addition to files: the control plane's event hub."""
 
     def publish(self, topic: str, data: Mapping[str, object]) -> None:
         """Hand an event to the topic's subscribers."""
 
     def wanted(self, topic: str) -> bool:
-        """Whether there is a subscriber."""
+        """Return whether a topic has a subscriber."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class LevelChange:
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """How to log; `folder` None: no file. The file keeps `num_kept` older ones of `max_bytes` each."""
+    """Logging options; no file if `folder` is None. Keeps `num_kept` rotated files of `max_bytes` each."""
 
     level: str = "info"
     format: str = "json"

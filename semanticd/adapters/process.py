@@ -297,7 +297,7 @@ def notify_supervisor(state: str, environ: Mapping[str, str] | None = None) -> b
 
 
 def is_supervised(launchd_label: str, environ: Mapping[str, str] | None = None) -> bool:
-    """Whether systemd or launchd started this process as a service, and starts it again when it fails.
+    """Return whether systemd or launchd runs this process as a service and restarts it after a failure.
 
     systemd gives a service of `Type=notify` a socket. launchd gives a job its label (launchd.plist(5)); programs that
     are started from a terminal have `0` or the label of the terminal's application.

@@ -91,7 +91,7 @@ class SystemdUnit:
 
     @property
     def path(self) -> Path:
-        """Where the unit lies."""
+        """Path of the unit file."""
         if self.folder is not None:
             return self.folder / UNIT
         base = os.environ.get("XDG_CONFIG_HOME", "").strip()
@@ -180,7 +180,7 @@ class LaunchdAgent:
 
     @property
     def path(self) -> Path:
-        """Where the property list lies."""
+        """Path of the property list."""
         return (self.folder or Path.home() / "Library" / "LaunchAgents") / f"{LABEL}.plist"
 
     def text(self) -> str:

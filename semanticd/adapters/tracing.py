@@ -96,7 +96,7 @@ def open_tracer(endpoint: str | None, *, version: str) -> OtelTracer | None:
     """Return a tracer that sends to `endpoint` (a collector's OTLP/HTTP URL for traces); None: no tracing.
 
     Raises:
-        ConfigurationError: The endpoint is no URL, or the extra `otel` is not installed.
+        ConfigurationError: The endpoint is not a URL, or the extra `otel` is not installed.
     """
     if endpoint is None:
         return None

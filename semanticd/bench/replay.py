@@ -45,7 +45,7 @@ _REASON_CHARACTERS = 300
 
 @dataclass(frozen=True, slots=True)
 class ReplaySettings:
-    """How a replay goes; counts begin at 1."""
+    """Options of a replay; counts begin at 1."""
 
     model: str
     num_agents: int
@@ -121,7 +121,7 @@ class Replay:
 
     @property
     def num_requests(self) -> int:
-        """How many requests will be played."""
+        """Number of requests that the replay sends."""
         return sum(len(player.trace.requests) for player in self._players())
 
     async def run(self) -> None:

@@ -33,7 +33,7 @@ class Figure:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What makes figures of two results comparable."""
+        """Key by which figures of two results are compared."""
         return (self.scenario, self.case, self.metric)
 
 

@@ -18,7 +18,7 @@ FIRST_ANSWER_TOKENS = 4
 
 @dataclass(frozen=True, slots=True)
 class BenchSettings:
-    """How much is measured; lengths and sizes in tokens."""
+    """Extent of a measurement; lengths and sizes in tokens."""
 
     seed: int = 1
     lengths: tuple[int, ...] = (256, 900, 2048, 4096)

@@ -140,7 +140,7 @@ class AsyncControlClient:
 
     @property
     def connected(self) -> bool:
-        """Whether the connection is still up, as far as is known."""
+        """Whether the connection is up, as far as is known."""
         return self._failure is None
 
     async def call(

@@ -114,7 +114,7 @@ class MarkdownStream:
         for found in _INLINE.finditer(line, at):
             kind = next(name for name in ("code", "strong", "emphasis") if found[name] is not None)
             if not whole and (
-                # The next character may show that it is no mark; a mark before it may mark more than it does.
+                # The next character may show that it is not a mark; an earlier mark may cover more than this one.
                 (found.end() == len(line) and kind != "strong") or _opened(line, at) < found.start()
             ):
                 break

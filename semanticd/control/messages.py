@@ -93,7 +93,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class ErrorInfo:
-    """Why a command failed: `code` for programs (stable), `message` for people."""
+    """Cause of a failed command: `code` is stable, for programs; `message` is for people."""
 
     code: str
     message: str
@@ -168,7 +168,7 @@ def decode(payload: bytes, *, max_values: int | None = None) -> Message:
 
     Raises:
         UnsupportedVersionError: It speaks a newer major version.
-        MalformedMessageError: It is no msgpack, or no message, or holds more values.
+        MalformedMessageError: It is not msgpack, not a message, or holds too many values.
     """
     if max_values is not None and has_more_values(payload, max_values):
         raise MalformedMessageError(

@@ -124,7 +124,7 @@ class CacheStats:
 
     @property
     def used_bytes(self) -> int:
-        """What of the budget is taken."""
+        """Used part of the budget, in bytes."""
         return self.hot_bytes + self.running_bytes + self.in_flight_bytes
 
 
@@ -153,7 +153,7 @@ class FailureRow:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeFacts:
-    """How requests ended since the start, within `status`; `last` is the newest failure or refusal."""
+    """Outcomes of requests since the start, part of `status`; `last` is the newest failure or refusal."""
 
     num_answered: int = 0
     num_failed: int = 0
@@ -355,7 +355,7 @@ class RequestRow:
 
 @dataclass(frozen=True, slots=True)
 class MissRow:
-    """Where a turn's prompt left the cache, from which token on and why: `expected` was cached, `found` came."""
+    """Point at which a turn's prompt left the cache, and why: `expected` was cached, `found` was sent."""
 
     cause: str = ""
     position: int | None = None
@@ -450,7 +450,7 @@ SAID = "say-"
 
 
 def is_said(request: str) -> bool:
-    """Whether this is the id of a request of `agents.say`."""
+    """Return whether this is the id of an `agents.say` request."""
     return request.startswith(SAID)
 
 
@@ -567,7 +567,7 @@ class DrainResult:
 def rows_in(result: object, name: str) -> list[dict[str, Any]]:
     """Return the rows of a result under a name, as they were sent: `rows_in(client.call("agents.list"), "agents")`.
 
-    What is no list of maps has none.
+    A value that is not a list of maps has none.
     """
     rows = result.get(name) if isinstance(result, Mapping) else None
     return [dict(row) for row in rows if isinstance(row, Mapping)] if isinstance(rows, list | tuple) else []

@@ -67,11 +67,11 @@ class Retained:
     kept_until: float | None
 
     def is_pinned(self, now: float) -> bool:
-        """Whether an operator keeps its blocks from eviction at this time (seconds since the epoch)."""
+        """Return whether a pin protects its blocks from eviction at this time (seconds since the epoch)."""
         return self.pinned or (self.pinned_until is not None and now < self.pinned_until)
 
     def is_kept(self, now: float) -> bool:
-        """Whether its blocks are evicted after those of others at this time (seconds since the epoch)."""
+        """Return whether its blocks are evicted last at this time (seconds since the epoch)."""
         return self.kept_until is not None and now < self.kept_until
 
 
@@ -138,7 +138,7 @@ class Agent(Retained):
         return known
 
     def expires_at(self) -> float | None:
-        """When its time to live ends (seconds since the epoch), or None."""
+        """Return the time at which its time to live ends (seconds since the epoch), or None."""
         return None if self.config.ttl_s is None else self.last_used_at + self.config.ttl_s
 
 

@@ -18,7 +18,7 @@ _SAFE_ID = re.compile(AGENT_ID_PATTERN)
 
 
 def is_agent_id(value: str) -> bool:
-    """Whether the value has the form of an id; a reserved one has it too."""
+    """Return whether a value has the form of an id; this includes reserved ids."""
     return _SAFE_ID.fullmatch(value) is not None
 
 

@@ -38,12 +38,12 @@ class AgentSummary(Retained):
 
     @property
     def may_be_pinned(self) -> bool:
-        """Whether an operator pinned it, permanently or until some time, past or not."""
+        """Whether an operator pinned it, permanently or until some time, which may have passed."""
         return self.pinned or self.pinned_until is not None
 
     @property
     def expires_at(self) -> float | None:
-        """When its time to live ends, or None."""
+        """Time at which its time to live ends, or None."""
         return None if self.ttl_s is None else self.last_used_at + self.ttl_s
 
 
@@ -78,7 +78,7 @@ def summary_of(agent: Agent) -> AgentSummary:
 
 @dataclass(frozen=True, slots=True)
 class AgentQuery:
-    """Which agents are listed, in which order; None leaves a question open."""
+    """Filter and order of an agent list; None applies no filter."""
 
     limit: int | None = None
     after: AgentId | None = None
@@ -95,7 +95,7 @@ class AgentQuery:
     among: frozenset[AgentId] | None = None
 
     def wants(self, summary: AgentSummary) -> bool:
-        """Whether an agent is to be listed."""
+        """Return whether the query includes an agent."""
         return (
             (self.name is None or self.name in summary.agent_id)
             and self._has_words(summary)

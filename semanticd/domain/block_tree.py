@@ -22,7 +22,7 @@ class BlockTree(Protocol):
 
     @property
     def layout(self) -> str:
-        """How stored bytes are read."""
+        """Layout of the stored bytes."""
 
     @property
     def block_tokens(self) -> int:
@@ -30,7 +30,7 @@ class BlockTree(Protocol):
 
     @property
     def cuts_anywhere(self) -> bool:
-        """Whether a prefix may be used up to any token; if not, up to a snapshot."""
+        """Whether a prefix is usable up to any token; if not, only up to a snapshot."""
 
     @property
     def root(self) -> BlockHash:

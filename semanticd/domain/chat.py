@@ -116,7 +116,7 @@ class ToolSpec:
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """Whether and which tools may, or must, be called.
+    """Constraint on tool calls: allowed, required, or a specific tool.
 
     `required` means any of `names` (all tools if empty) must be called; `auto` limits to `names` if given.
     """

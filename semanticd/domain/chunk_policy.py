@@ -72,8 +72,8 @@ class ChunkRates:
     """Measured speeds (tokens per second) by where a chunk ends and by its size.
 
     Sizes are classed as 17 to 32 tokens, 33 to 64, and so on: a chunk of 16 tokens costs nearly what one of 128 does,
-    and what it says of larger ones is only that they are no slower a token. Ends are classed as below 2,048, 2,048 to
-    4,095, and so on: attention makes tokens dearer the more of them are cached.
+    and says of larger ones only that they are not slower per token. Ends are classed as below 2,048, 2,048 to 4,095 and
+    so on: attention makes tokens dearer the more of them are cached.
     """
 
     _rates: dict[int, dict[int, float]] = field(default_factory=dict)

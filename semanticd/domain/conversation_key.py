@@ -50,7 +50,7 @@ class ConversationKey:
     weight: Weight = 0
 
     def continues(self, main: ConversationKey | None) -> bool:
-        """Whether a request with this key continues with (or takes the place of) a main conversation.
+        """Return whether a request with this key continues (or replaces) a main conversation.
 
         With an equal head it does: programs compact their history, and users start again. So it does with system text
         that is nearly the same (a date in it has changed), if it weighs no less. With quite another head it does
@@ -109,7 +109,7 @@ def conversation_key(prompt: Prompt) -> ConversationKey:
 
 
 def begins_large(prompt: Prompt) -> bool:
-    """Whether `anonymous_id` has so much to read that the event loop should not; looks at the first messages only."""
+    """Return whether `anonymous_id` would block the event loop for long; reads only the first messages."""
     if not isinstance(prompt, ChatPrompt):
         return False
     size = 0
@@ -153,7 +153,7 @@ def _sketch(text: str) -> tuple[int, ...]:
 
 
 def _alike(left: tuple[int, ...], right: tuple[int, ...]) -> bool:
-    """Whether two texts share most of their words: estimated from the smallest checksums of both together."""
+    """Return whether two texts share most of their words, as estimated from their smallest joint checksums."""
     both = heapq.nsmallest(_SKETCH_WORDS, {*left, *right})
     shared = set(left) & set(right)
     return bool(both) and sum(checksum in shared for checksum in both) >= _ALIKE * len(both)

@@ -47,7 +47,7 @@ class DecodeGroup:
 
     @property
     def growth_is_due(self) -> bool:
-        """Whether the next step is the one that grows it: its longest row, with the token decoded last, fills it."""
+        """Whether the next step must grow the cache: its longest row, including the last decoded token, fills it."""
         return max(self.lengths) % GROWTH_TOKENS == 0
 
 

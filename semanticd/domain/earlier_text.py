@@ -36,7 +36,7 @@ _ANSWER_BYTES = 200
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """Where an answer is, and to which prompt: the hash of its ids."""
+    """Location of an answer, and the hash of its prompt's ids."""
 
     prompt: int | None
     """None: its beginning is not kept."""

@@ -43,7 +43,7 @@ CAUSES_OF_LOSS: frozenset[MissCause] = frozenset(
 
 
 class FinishReason(enum.Enum):
-    """Why a sequence ended."""
+    """Reason why a sequence ended."""
 
     STOP = "stop"
     """The model ended its turn."""
@@ -58,7 +58,7 @@ class FinishReason(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are chosen. Neutral values are the defaults: greedy is `temperature=0`.
+    """Sampling parameters. The defaults are neutral; `temperature=0` means greedy.
 
     Ranges: temperature >= 0; 0 < top_p <= 1; top_k >= 0 (0: all); 0 <= min_p <= 1; repetition_penalty > 0
     (1: none); presence and frequency penalty in [-2, 2] (0: none). Penalties look at `penalty_window` last tokens.
@@ -202,7 +202,7 @@ class GenerationRequest:
 
     @property
     def operation(self) -> str:
-        """What is done, as OpenTelemetry's GenAI conventions call it."""
+        """Operation name by OpenTelemetry's GenAI conventions."""
         return "chat" if isinstance(self.prompt, ChatPrompt) else "text_completion"
 
     @property

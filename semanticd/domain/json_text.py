@@ -21,7 +21,7 @@ def parse_json_text(text: str | bytes, *, max_nesting: int = LIMITS.nesting, fin
     """Return the value that a JSON text stands for.
 
     Raises:
-        ValueError: It is no JSON, its objects and arrays are nested deeper than `max_nesting` levels, or it holds a
+        ValueError: It is not JSON, its objects and arrays are nested deeper than `max_nesting` levels, or it holds a
             number that is not `finite`, or more values than a body may.
     """
     if has_more_values(text, LIMITS.json_values):

@@ -43,7 +43,7 @@ LONGEST_PAUSE = 512
 
 
 class GramIndex:
-    """Where each run of `GRAM` ids was followed by another one last, in ids that grow at their end."""
+    """Index of the last position of each run of `GRAM` ids with a successor, over a growing list of ids."""
 
     def __init__(self, *, max_grams: int = MAX_GRAMS) -> None:
         """Begin without any; at most `max_grams` runs are remembered."""
@@ -80,7 +80,7 @@ class GramIndex:
 
 
 class DraftPolicy:
-    """How long drafts are, and when there are none: longer while they are right, none for a while when they are not."""
+    """Policy for the length of drafts: longer while they are accepted, paused for a while after failures."""
 
     def __init__(self, max_drafts: int) -> None:
         """Make drafts of `max_drafts` tokens at most."""
@@ -117,7 +117,7 @@ class DraftPolicy:
 
 
 def is_worth_a_step(num_drafts: int, num_rows: int) -> bool:
-    """Whether drafts for this number of rows gain more than they cost the other rows of the batch."""
+    """Return whether drafts for this number of rows gain more than they cost the other rows of the batch."""
     return 2 * num_drafts > num_rows
 
 

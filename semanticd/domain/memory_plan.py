@@ -56,7 +56,7 @@ class DeviceMemory:
 
     @property
     def room_bytes(self) -> int:
-        """What weights and KV may take together."""
+        """Memory limit of weights and KV together, in bytes."""
         return max(self.working_set_bytes - RESERVE_BYTES, 0)
 
 
@@ -194,7 +194,7 @@ def in_gb(num_bytes: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class BudgetPlan:
-    """Where a KV budget comes from: the user's figure, else the device and what is loaded."""
+    """Basis of a KV budget: the user's figure, else the device and the loaded models."""
 
     device: DeviceMemory | None
     fixed_bytes: int | None
@@ -240,7 +240,7 @@ _WIDE_KV_TOKENS = 2 * MIN_TOKENS
 
 @dataclass(frozen=True, slots=True)
 class WeightRoom:
-    """What weights that are made float32 (for a CPU) may take of a machine, whose free memory is asked for each time.
+    """Memory that weights converted to float32 (for a CPU) may use; reads the free memory each time.
 
     A token's KV takes `token_bytes` (None: not known). Weights that stay packed compute many times slower on a CPU, so
     they are wide rather than that much of the KV budget lies idle.

@@ -14,7 +14,7 @@ _CONTEXT_TOKENS = 12
 _DATE = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}:\d\d|\b(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day\b|\b20\d\d\b")
 
 _SMALL_SHARE = 5
-"""A prompt's last block that is no more than this part of it (a fifth) is not worth a cause."""
+"""Maximum share of a prompt (a fifth) that its last block may have without a miss being explained."""
 _LOST: dict[LostFile, MissCause] = {
     "missing": "files_missing",
     "damaged": "files_damaged",
@@ -109,7 +109,7 @@ def _dropped_thinking(
     position: int,
     decode: Callable[[Sequence[int]], str],
 ) -> bool:
-    """Whether the prompts part where the earlier one thinks: templates leave thinking out of turns that are over."""
+    """Return whether the prompts diverge at the earlier one's thinking, which templates drop from past turns."""
     around = slice(max(position - _MARKER_TOKENS, 0), position + _MARKER_TOKENS)
     # An empty thought in its place is none.
     return bool(_THOUGHT.search(decode(previous_ids[around]))) and not _THOUGHT.search(
@@ -118,7 +118,7 @@ def _dropped_thinking(
 
 
 def _same_tokens(left: Sequence[int], right: Sequence[int], num_tokens: int) -> bool:
-    """Whether two beginnings hold the same tokens in another order."""
+    """Return whether two beginnings hold the same tokens in another order."""
     return sorted(left[:num_tokens]) == sorted(right[:num_tokens])
 
 

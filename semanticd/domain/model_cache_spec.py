@@ -105,7 +105,7 @@ class ModelCacheSpec:
 
     @cached_property
     def cuts_anywhere(self) -> bool:
-        """Whether a cached prefix may be used up to any token; if not, only up to a snapshot."""
+        """Whether a cached prefix is usable up to any token; if not, only up to a snapshot."""
         return all(layer.kind == "attention" for layer in self.layers)
 
     def stored_bytes(self, num_tokens: int, *, begins: bool = False) -> int:

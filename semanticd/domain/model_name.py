@@ -22,17 +22,17 @@ _ALIKE = 0.7
 
 
 def is_gguf(name: str) -> bool:
-    """Whether a name is that of a GGUF file, in small letters or capitals."""
+    """Return whether a name is that of a GGUF file; ignores letter case."""
     return name.lower().endswith(".gguf")
 
 
 def is_path(name: str) -> bool:
-    """Whether a model's name is the path of a folder or file, whatever lies there."""
+    """Return whether a model's name has the form of a path, existing or not."""
     return not name.startswith(HUB) and (name.startswith(_PATHS) or is_gguf(name))
 
 
 def is_addressable(name: str) -> bool:
-    """Whether requests and commands can name a model so: it is printable, no path, and a path of a URL holds it."""
+    """Return whether requests and commands can use this model name: printable, not a path, valid in a URL."""
     segments = name.split("/")
     return (
         0 < len(name) <= LIMITS.name_characters

@@ -37,7 +37,7 @@ class MatchedBlock:
 
     @property
     def whole(self) -> bool:
-        """Whether all of the block's tokens agree."""
+        """Whether all tokens of the block match."""
         return self.num_tokens == self.block.num_tokens
 
 

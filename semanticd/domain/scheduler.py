@@ -210,11 +210,11 @@ class Scheduler:
         self._held.discard(sequence_id)
 
     def is_held(self, sequence_id: SequenceId) -> bool:
-        """Whether the sequence's blocks are being restored."""
+        """Return whether the sequence's blocks are being restored."""
         return sequence_id in self._held
 
     def others_run(self, sequence_id: SequenceId) -> bool:
-        """Whether another sequence than this one runs or is being restored."""
+        """Return whether any other sequence runs or is being restored."""
         return any(
             other.state is not SequenceState.WAITING or self.is_held(other.sequence_id)
             for other in self._sequences.values()
@@ -226,7 +226,7 @@ class Scheduler:
         self._blocked.add(sequence_id)
 
     def is_blocked(self, sequence_id: SequenceId) -> bool:
-        """Whether the sequence did not fit when it was tried last."""
+        """Return whether the sequence did not fit at its last attempt."""
         return sequence_id in self._blocked
 
     def unblock(self) -> None:
@@ -392,17 +392,17 @@ class Scheduler:
         return None
 
     def computes_prefix_of(self, other: Sequence, sequence: Sequence) -> bool:
-        """Whether a sequence waits for `other`, which is being computed or restored."""
+        """Return whether a sequence waits for `other`, which is being computed or restored."""
         return self._keeps_blocks(other) and computes_prefix_of(
             other, sequence, min_tokens=self.limits.min_shared_tokens
         )
 
     def _keeps_blocks(self, sequence: Sequence) -> bool:
-        """Whether what is computed for it is kept: what has no room, or cannot be copied, is of no use to others."""
+        """Return whether its computed blocks are kept; without room or a copy, they are useless to others."""
         return sequence.num_cached - sequence.num_published < 2 * self.block_tokens
 
     def _still_follows(self, sequence: Sequence) -> bool:
-        """Whether the sequence waits for the one that it was found to wait for."""
+        """Return whether the sequence still waits for the one recorded as its leader."""
         found = self._following.get(sequence.sequence_id)
         if found is None or sequence.sequence_id in self._blocked:
             return False
@@ -503,5 +503,5 @@ def _share_of(sequence: Sequence) -> str:
 
 
 def _returns(sequence: Sequence) -> bool:
-    """Whether the sequence was preempted in the middle of its answer."""
+    """Return whether the sequence was preempted in the middle of its answer."""
     return bool(sequence.output_ids) and sequence.state is not SequenceState.DECODING

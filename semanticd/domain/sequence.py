@@ -13,7 +13,7 @@ from semanticd.domain.snapshots import Snapshot
 
 
 class SequenceState(enum.Enum):
-    """Where a sequence is in its life."""
+    """State in the lifecycle of a sequence."""
 
     WAITING = "waiting"
     PREFILLING = "prefilling"

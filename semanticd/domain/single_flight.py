@@ -32,10 +32,10 @@ def shared_tokens(left: Sequence, right: Sequence) -> int:
 
 
 def waits_for(sequence: Sequence, other: Sequence, *, shared: int, min_tokens: int) -> bool:
-    """Whether at least `min_tokens` of the `shared` tokens are still to be made by `other` for `sequence`."""
+    """Return whether `other` has yet to compute at least `min_tokens` of the `shared` tokens for `sequence`."""
     return shared - other.num_resumable >= min_tokens and shared > sequence.num_published
 
 
 def computes_prefix_of(other: Sequence, sequence: Sequence, *, min_tokens: int) -> bool:
-    """Whether `other` is still to publish at least `min_tokens` tokens that `sequence` needs next."""
+    """Return whether `other` has yet to publish at least `min_tokens` tokens that `sequence` needs next."""
     return waits_for(sequence, other, shared=shared_tokens(other, sequence), min_tokens=min_tokens)

@@ -50,13 +50,13 @@ class Snapshot:
 
     @property
     def names(self) -> tuple[BlockHash, ...]:
-        """What is stored of it, the parent first."""
+        """Names of its stored blocks, parent first."""
         return (self.state,) if self.tail is None else (self.tail, self.state)
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Where a chunk of a prompt ends; `takes_snapshot` and `at_boundary` (see `Snapshot`) say what is kept there."""
+    """End of a prompt chunk; `takes_snapshot` and `at_boundary` (see `Snapshot`) define what is kept there."""
 
     position: int
     takes_snapshot: bool = False

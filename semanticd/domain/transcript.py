@@ -38,7 +38,7 @@ class Segment:
 
     @property
     def num_tokens(self) -> int:
-        """How many ids there are."""
+        """Number of ids."""
         return len(self.packed_ids) // 4
 
     @property
@@ -47,7 +47,7 @@ class Segment:
         return sys.getsizeof(self.text) + sys.getsizeof(self.packed_ids)
 
     def ends_with(self, token_ids: Sequence[int]) -> bool:
-        """Whether its last ids are these."""
+        """Return whether it ends with these ids."""
         return self.packed_ids.endswith(pack_token_ids(token_ids))
 
     def __eq__(self, other: object) -> bool:
@@ -122,7 +122,7 @@ class Transcript:
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens it has."""
+        """Number of tokens."""
         return sum(segment.num_tokens for segment in self.segments)
 
     @property

@@ -10,7 +10,7 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 
 def has_half(text: str) -> bool:
-    """Whether text holds half of a surrogate pair."""
+    """Return whether a text contains an unpaired surrogate."""
     return _HALF.search(text) is not None
 
 

@@ -131,7 +131,7 @@ def examine(settings: Settings, *, device: DeviceMemory | None = None) -> Iterat
 
 
 def check_settings_file() -> Finding:
-    """Where the settings file is."""
+    """Check the settings file and report its location."""
     file, _ = config_file_path(os.environ)
     return Finding("settings", "ok", str(file) if file.exists() else f"{file} (not there: defaults)")
 
@@ -227,7 +227,7 @@ def _to_serve(
 
 
 def check_folder(name: str, folder: Path, *, private: bool) -> Finding:
-    """Whether a folder can be written, and who else can open it."""
+    """Check that a folder is writable, and which other users can open it."""
     # A link that leads nowhere, or to itself, is there too: no folder can be made in its place.
     existing = next((one for one in (folder, *folder.parents) if os.path.lexists(one)), Path("/"))
     variable = {
@@ -309,7 +309,7 @@ def check_port(host: str, port: int, *, in_daemon: bool) -> Finding:
 
 
 def check_models(settings: Settings, device: DeviceMemory) -> Finding:
-    """Whether the model to serve is installed."""
+    """Check that the configured model is installed."""
     try:
         source = _registry(settings)
         models = OfflineModels(source, device)
@@ -325,7 +325,7 @@ def check_models(settings: Settings, device: DeviceMemory) -> Finding:
 
 
 def check_hub() -> Finding:
-    """Whether models can be fetched."""
+    """Check that models can be downloaded."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         return Finding("hub", "ok", "offline: HF_HUB_OFFLINE is set")
     url = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")

@@ -18,7 +18,7 @@ async def generate_some(generator: Generator, *, num_tokens: int = 10) -> int:
         RequestId("doctor"),
         model="",
         prompt=TextPrompt(_PROMPT),
-        # An echoed prompt is no agent's turn: the examination leaves no agent behind.
+        # An echoed prompt is not a turn of an agent: the check leaves no agent behind.
         echo=True,
         sampling=SamplingParams(max_tokens=num_tokens, temperature=0.0, ignore_eos=True),
     )

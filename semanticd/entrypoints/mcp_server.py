@@ -62,7 +62,7 @@ class CacheTools:
         self._agent = agent
 
     async def status(self) -> Facts:
-        """Say how the server is: its models, the cache in RAM and on disk, and the agents that were used last."""
+        """Report the server's state: its models, the cache in RAM and on disk, and the most recently used agents."""
         async with await self._connected() as client:
             found = read(StatusResult, await self._called(client, "status"))
             page = await self._called(client, "agents.list", limit=_SHOWN_AGENTS)
@@ -95,7 +95,7 @@ class CacheTools:
         }
 
     async def why(self, agent: str | None = None, turns: int = 1) -> str:
-        """Say why an agent's last turns took their time, what they reused, and where a prompt left the cache."""
+        """Explain the duration of an agent's last turns: what they reused, and where a prompt left the cache."""
         if not 1 <= turns <= _MOST_TURNS:
             raise ToolError(f"turns: expected 1 to {_MOST_TURNS}, got {turns}")
         answer = await self._ask("agents.why", agent=self._meant(agent))

@@ -154,12 +154,12 @@ class TemporaryDaemon:
 
     @property
     def is_running(self) -> bool:
-        """Whether the model is loaded and can be asked."""
+        """Whether the model is loaded and answers requests."""
         return self._loaded is not None
 
     @property
     def parts(self) -> Daemon:
-        """What was put together."""
+        """Components of the daemon."""
         assert self._parts is not None, "the temporary daemon was not started"
         return self._parts
 
@@ -187,7 +187,7 @@ class TemporaryDaemon:
 
     @property
     def cache_folder(self) -> Path:
-        """Where its blocks are."""
+        """Folder of the stored blocks."""
         assert self._folder is not None, "the temporary daemon was not started"
         return Path(self._folder.name) / "caches"
 

@@ -65,7 +65,7 @@ def measure_all(path: Path, *, say: Callable[[str], None], only: Sequence[str] =
 
 
 def keep(path: Path, group: str, figures: Sequence[Figure], say: Callable[[str], None]) -> None:
-    """Put a group's figures beside those that are kept."""
+    """Add a group's figures to the saved ones."""
     result = load_result(path) if path.exists() else _empty()
     result.replace(group, figures)
     result.load_average[group] = load_average()

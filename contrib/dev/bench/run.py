@@ -3,7 +3,7 @@
     python contrib/dev/bench/run.py [--resume] [--only TARGET]... [--scenario NAME]... [--page-only]
 
 Results are kept in .cache/bench/results after each scenario, one file per server. `--resume` measures only what is
-missing there, so that a long run may be taken in pieces; without it everything is measured anew. `--only replay` plays
+missing there, so that a long run may be taken in pieces; without it everything is measured again. `--only replay` plays
 the recorded sessions alone, against three servers, in some minutes. At the end the figures are copied to
 docs/benchmarks/ and docs/benchmarks.md is written from them; what was not measured this time stays as it is there.
 """
@@ -43,7 +43,7 @@ AGENTS = "agents"
 
 
 def say(text: str) -> None:
-    """Tell what goes on."""
+    """Print the progress."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
@@ -71,7 +71,7 @@ async def measure(target: Target, wanted: list[str], path: Path) -> None:
 
 
 async def measure_on(server: ServerProcess, target: Target, names: list[str], path: Path) -> None:
-    """Measure with a running server and put the figures beside those that are kept."""
+    """Measure with a running server and add the figures to the saved ones."""
     client = ChatClient(
         server.url, model=server.launch.model, stop_token_ids=(END_OF_TURN,), timeout_s=REQUEST_WITHIN_S
     )

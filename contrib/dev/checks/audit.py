@@ -3,7 +3,7 @@
 Usage: `python contrib/dev/checks/audit.py [PIP_AUDIT]`; `make audit` and `make lint` install pip-audit and call it.
 
 pip-audit itself prints "No known vulnerabilities found" also where its index has no data about any pin (a mirror). Here
-that is said; it fails nothing, because nobody could mend it. A known vulnerability ends the run with status 1.
+that is said; it does not fail the check, because there is no fix. A known vulnerability ends the run with status 1.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ bodies of two million JSON values at once. Prints JSON: p95 in milliseconds, the
 
 Memory is compared at equal states: "before" is taken after a warm-up with connections of every kind and with as many
 random requests of every dialect as a round has, and at both points the cache is cleared, so that no KV counts, and the
-cache of compiled forms (64 MiB) is filled anew with forms that the random requests do not have. The warm-up fills it
+cache of compiled forms (64 MiB) is refilled with forms that the random requests do not have. The warm-up fills it
 once, for a full one whose forms are replaced one by one takes 8 MiB more than one that was filled when it was empty:
 the heap then has gaps of less than a page between forms, and no more of them after the tenth time than after the
 second. What other caches of bounded size hold beyond that (stored responses, agents' texts) is shown next to it.

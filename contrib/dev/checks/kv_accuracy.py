@@ -1,7 +1,7 @@
 """What storing KV in fewer bits costs: a model continues texts from what was restored, in each storage precision.
 
 Usage: `SEMANTIC_MODELS_DIR=… python contrib/dev/checks/kv_accuracy.py [model folder …]`. The first 1,792 tokens of
-each text beside this script (prose, and code) are computed and stored in each precision, turned to bytes and
+each text next to this script (prose, and code) are computed and stored in each precision, turned to bytes and
 back, and the model predicts the following ones, by the text, from what was restored. Prints a Markdown table for
 each model: bits per stored number; perplexity; the share of predictions whose most likely token is the one that
 `exact` gives; the Kullback-Leibler divergence from `exact`, in thousandths of a nat. Layers that are not in blocks

@@ -1,4 +1,4 @@
-"""How many tokens of KV fit beside a model: prints Markdown tables for well-known models, from their published configs.
+"""How many tokens of KV fit into memory with a model: tables for well-known models, from their configs.
 
 Usage: `python contrib/dev/checks/kv_capacity.py`, with `--links` how quickly a peer's blocks come, and for a model of
 your own the same with its shape, which is in its `config.json`: `--name NAME --layers 32 --heads 8 --key 128
@@ -26,7 +26,7 @@ LINKS = {
     "1 GbE": 1e9 * FRAMES / 8,
     "2.5 GbE": 2.5e9 * FRAMES / 8,
     "10 GbE": 10e9 * FRAMES / 8,
-    # As somebody measured it; see docs/scaling.md.
+    # A third-party measurement; see docs/scaling.md.
     "Thunderbolt 4": 16.4e9 / 8,
 }
 """Bytes per second."""

@@ -1,6 +1,6 @@
 """A long conversation, and many agents: `python contrib/dev/checks/large.py [--tokens N] [--agents N]`.
 
-Starts daemons with a tiny model of random weights in folders of their own. First a conversation of N tokens goes on for
+Starts daemons with a tiny model of random weights in their own folders. First a conversation of N tokens continues for
 30 turns, with a stop after the tenth and a `kill -9` after the twentieth: seconds a turn, and the process's memory.
 Then N agents of 2,000 tokens each take turns, eight at a time, while the dashboard is open on a terminal of its own:
 the longest silence of one stream, and of `/health/live`. Prints JSON. Needs the extra `dev`.

@@ -264,7 +264,7 @@ def macos_wheels(tools: Path, version: str) -> str:
 
 
 def index_options() -> Iterator[str | Path]:
-    """Yield for uv what pip was told about indexes and folders of wheels, if anything."""
+    """Yield uv's options for the indexes and wheel folders that pip is configured with."""
     for name, option in (("PIP_INDEX_URL", "--index-url"), ("PIP_EXTRA_INDEX_URL", "--extra-index-url")):
         for value in os.environ.get(name, "").split():
             yield from (option, value)

@@ -65,7 +65,7 @@ def pages(root: Path) -> Iterator[tuple[str, int, str]]:
 
 
 def messages(root: Path) -> Iterator[tuple[str, int, str]]:
-    """Yield file, line number and text of each string literal that is no docstring."""
+    """Yield file, line number and text of each string literal that is not a docstring."""
     for package in ("semanticd", "semantic_tui"):
         for path in sorted((root / package).rglob("*.py")):
             tree = ast.parse(path.read_text())

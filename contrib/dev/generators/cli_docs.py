@@ -15,12 +15,12 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "cli.md"
 
 HEAD = """# Commands
 
-Every command of `semanticd` (`semantic` is the same program). `--json` prints what programs read; data goes to stdout,
-narration to stderr.
-Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 no daemon is running, 130 interrupted.
-The `--help` of a command prints what is here.
+Every command of `semanticd` (`semantic` is the same program). `--json` prints machine-readable output. Data goes
+to stdout, messages go to stderr.
+Exit status: 0 success, 1 failure, 2 invalid usage or settings, 3 no daemon is running, 130 interrupted.
+`--help` prints the same texts as this page.
 
-This page is made from the code by `python contrib/dev/generators/cli_docs.py`.
+This page is generated from the code by `python contrib/dev/generators/cli_docs.py`.
 """
 
 

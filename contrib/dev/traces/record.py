@@ -144,7 +144,7 @@ def record_codex(at: Recorder) -> None:
     thread = say(PROMPTS["main"])
     say(PROMPTS["again"], "resume", thread)
     say(PROMPTS["late"], "resume", thread)
-    # Its limit makes it sum the conversation up before it goes on.
+    # Its limit makes it summarize the conversation before it continues.
     say(PROMPTS["compacted"], "-c", "model_auto_compact_token_limit=9000", "resume", thread)
     say(PROMPTS["fresh"])
     say(PROMPTS["other"], cwd=at.elsewhere)

@@ -163,7 +163,7 @@ class Refill:
         if field == "user_id" or field.endswith("_key"):
             return self.id(value)
         if field == "id" or field.endswith("_id"):
-            # Those that the scripted server made tell nothing.
+            # Those of the scripted server carry no information.
             known = ID.fullmatch(value)
             return f"{known[1]}_{self.id(value)}" if known else self.id(value)
         if field == "name":

@@ -74,7 +74,7 @@ def _others_may_write(info: os.stat_result, *, uid: int) -> bool:
 
 
 def _is_private_group(gid: int, *, uid: int) -> bool:
-    """Whether a group is one user's own, as many systems make one per user (files are then made group-writable)."""
+    """Return whether a group is a user's private group; systems with such groups often make files group-writable."""
     import grp
     import pwd
 
@@ -86,7 +86,7 @@ def _is_private_group(gid: int, *, uid: int) -> bool:
 
 
 def _is_foreign_model(one: Declared, value: str, folder: Path) -> bool:
-    """Whether a value makes the daemon read a model from a path, or fetch one that another user chose.
+    """Return whether a value makes the daemon load a path, or a model that another user chose.
 
     A name of the catalogue or of the user's own entries has no slash. No model brings code along unless its entry
     allows it, but one from anywhere answers the user's programs, and costs the download.

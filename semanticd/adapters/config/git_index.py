@@ -19,7 +19,7 @@ _SHA1_BYTES, _SHA256_BYTES = 20, 32
 
 
 def is_tracked(path: Path) -> bool:
-    """Whether the innermost git work tree around a file has it in its index; letter case is ignored, as some disks do.
+    """Return whether the innermost git work tree tracks a file; ignores letter case, as some file systems do.
 
     A folder above it that git keeps as one entry (a sparse index) counts too.
     """

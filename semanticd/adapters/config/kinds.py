@@ -64,7 +64,7 @@ def _word_or(word: str, kind: Kind, *, meant: str | None) -> Kind:
 
 
 def is_word(value: object, word: str) -> bool:
-    """Whether a value is this word, in either case."""
+    """Return whether a value equals this word; ignores letter case."""
     return isinstance(value, str) and value.strip().lower() == word
 
 
@@ -226,7 +226,7 @@ def model() -> Kind:
 
 
 def means_path(name: str) -> bool:
-    """Whether a model's name means a path; a plain word is a name, even if a file here has it."""
+    """Return whether a model's name is a path; a plain word is a name even if a file here has this name."""
     return is_path(name) or (not name.startswith(HUB) and "/" in name and Path(name).exists())
 
 

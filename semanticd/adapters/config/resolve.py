@@ -184,7 +184,7 @@ def _of_ranks(settings: Settings) -> list[str]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address or name can only be reached from this machine; a name counts only if it is `localhost`."""
+    """Return whether an address is reachable only from this machine; `localhost` is the only accepted name."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

@@ -287,7 +287,7 @@ class ServerSettings:
     drain_timeout_s: float = setting(
         30.0,
         number(minimum=0, maximum=3600),
-        "Seconds that running requests get to finish when the daemon stops.",
+        "Seconds to wait for running requests to finish when the daemon stops.",
     )
 
 

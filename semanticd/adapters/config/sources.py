@@ -24,7 +24,7 @@ ENV_PREFIX = "SEMANTIC_"
 _SHORTEST_PART, _NUM_NAMED = 4, 3
 """Characters of a typed word that is looked for in names, and how many names with it are shown."""
 OTHER_VARIABLES = frozenset({"SEMANTIC_CONFIG_FILE"})
-"""Variables of ours that are no settings: this one says where the settings' file is."""
+"""Variables of semanticd that are not settings: this one locates the settings file."""
 MODEL_KEYS = (
     "sources",
     "description",

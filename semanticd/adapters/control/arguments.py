@@ -50,7 +50,7 @@ class Argument:
 
     @property
     def required(self) -> bool:
-        """Whether it must be given."""
+        """Whether the argument is required."""
         return self.default is _REQUIRED
 
     def expected(self) -> str:
@@ -68,7 +68,7 @@ class Argument:
         return _HIGHEST[self.kind] if self.maximum is None else self.maximum
 
     def holds(self, value: float) -> bool:
-        """Whether a number is within the bounds."""
+        """Return whether a number is within the bounds."""
         above = self.above is None or value > self.above
         return above and self.minimum <= value <= self.highest
 

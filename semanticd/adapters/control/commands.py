@@ -204,14 +204,14 @@ async def agents_messages(context: CommandContext, args: Mapping[str, Any]) -> o
     ),
 )
 async def agents_say(context: CommandContext, args: Mapping[str, Any]) -> object:
-    """Say something to an agent (a new id makes one) and wait for the answer; its text comes on the topic `tokens`."""
+    """Send a message to an agent (a new id creates one) and wait for the answer; topic `tokens` streams its text."""
     chat = need(context.services.chat, "the engine")
     return await chat.say(args["agent"], args["text"], fork=args["fork"], max_tokens=args["max_tokens"])
 
 
 @command("agents.why", _AGENT)
 async def agents_why(context: CommandContext, args: Mapping[str, Any]) -> object:
-    """What its last requests reused, restored and computed, and for a miss the cause."""
+    """Return what an agent's last requests reused, restored and computed, and the cause of each miss."""
     return await need(context.services.agents, "the engine").why(args["agent"])
 
 
@@ -327,7 +327,7 @@ async def cache_stats(context: CommandContext, args: Mapping[str, Any]) -> objec
 
 @command("cache.sizes")
 async def cache_sizes(context: CommandContext, args: Mapping[str, Any]) -> object:
-    """What the stored blocks of each model take on disk."""
+    """Return the disk usage of each model's stored blocks."""
     return {"models": await need(context.services.cache, "the cache").sizes()}
 
 

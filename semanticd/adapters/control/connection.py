@@ -58,7 +58,7 @@ class ControlLimits:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """How the daemon names itself in `hello`."""
+    """The daemon's identity, as `hello` reports it."""
 
     version: str
     pid: int
@@ -106,7 +106,7 @@ class Connection:
 
     @property
     def is_busy(self) -> bool:
-        """Whether it has commands running or subscriptions."""
+        """Whether the connection has running commands or subscriptions."""
         return bool(self._running or self._subscriptions)
 
     @property

@@ -83,7 +83,7 @@ class EventHub:
                 subscription.offer(topic, data)
 
     def wanted(self, topic: str) -> bool:
-        """Whether there is a subscriber, so that costly events need not be made."""
+        """Return whether a topic has a subscriber; without one, costly events need not be built."""
         return any(topic in subscription.topics for subscription in self._subscriptions)
 
     def subscribe(self, topics: Iterable[str], *, agent: str | None = None) -> HubSubscription:

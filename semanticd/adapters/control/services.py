@@ -71,7 +71,7 @@ class Subscription(Protocol):
 
 
 class EventsHub(Protocol):
-    """Where events come from."""
+    """Source of the events that clients subscribe to."""
 
     def subscribe(self, topics: Iterable[str], *, agent: str | None = None) -> Subscription:
         """Listen to topics; with `agent`, only to events about this one."""
@@ -80,7 +80,7 @@ class EventsHub(Protocol):
         """Hand an event to the topic's subscribers."""
 
     def wanted(self, topic: str) -> bool:
-        """Whether there is a subscriber."""
+        """Return whether a topic has a subscriber."""
 
 
 @dataclass(frozen=True, slots=True)

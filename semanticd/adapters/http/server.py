@@ -42,7 +42,7 @@ _LOG_EVERY_S = 1.0
 
 
 class Waiting(enum.Enum):
-    """What a connection waits for; the first ones are closed first."""
+    """States of a waiting connection, in the order in which connections are closed."""
 
     HEAD = "head"
     BODY = "body"

@@ -66,9 +66,9 @@ class GgufFiles:
         return None if known is None else known.digest
 
     def looks_replaced(self, path: Path) -> bool:
-        """Whether a file has another size, time of modification or inode than when it was hashed.
+        """Return whether a file's size, modification time or inode changed since it was hashed.
 
-        A new mode or link, or a file that is gone, is no replacement: its content need not be another.
+        A new mode or link, or a missing file, is not a replacement: the content may be the same.
 
         Raises:
             OSError: The file cannot be examined.
@@ -91,7 +91,7 @@ class GgufFiles:
         return found, before.digest if before is not None and before.digest != found else None
 
     def has(self, digest: str) -> bool:
-        """Whether any known file has this content."""
+        """Return whether any known file has this content."""
         return any(file.digest == digest for file in self._read().values())
 
     def _update(self, path: Path, digest: str, facts: tuple[int, ...]) -> GgufFile | None:

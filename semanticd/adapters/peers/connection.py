@@ -38,7 +38,7 @@ class PeerFailedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a peer listens."""
+    """Address of a peer."""
 
     host: str
     port: int
@@ -99,7 +99,7 @@ class PeerConnection:
 
     @property
     def reusable(self) -> bool:
-        """Whether another request may follow."""
+        """Whether the connection can carry another request."""
         return self._state.our_state is h11.IDLE and not self._reader.at_eof()
 
     async def ask(

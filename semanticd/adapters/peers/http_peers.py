@@ -89,7 +89,7 @@ class HttpPeers:
         return self._start(self._survive(self._read(block_hash), None), None)
 
     def holds(self, block_hash: BlockHash) -> bool:
-        """Whether a peer offered this block."""
+        """Return whether a peer offered this block."""
         return block_hash in self._known
 
     def expected_s(self, blocks: Iterable[Block]) -> float:

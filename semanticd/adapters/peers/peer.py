@@ -75,13 +75,13 @@ class Peer:
         self._rest_s = 0.0
         self._rests_until = 0.0
         self._failed_to_bring = False
-        """Whether it answers questions and brings no blocks: then an answer is no proof that it works."""
+        """Whether it answers queries but delivers no blocks: an answer then does not prove that it works."""
         self._num_asked = self._num_found = self._num_blocks = self._num_bytes = self._num_failures = 0
         self._last_failure: str | None = None
 
     @property
     def is_resting(self) -> bool:
-        """Whether it is left alone for now."""
+        """Whether the peer is not queried for now."""
         return self._monotonic() < self._rests_until
 
     def facts(self) -> PeerFacts:

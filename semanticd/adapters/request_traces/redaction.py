@@ -217,6 +217,6 @@ class Redaction:
 
 
 def _is_around_schema(value: Mapping[str, Any]) -> bool:
-    """Whether what stands where a schema may stand holds it in a field of its own."""
+    """Return whether an object in a schema's place holds the schema in a field."""
     kind = value.get("type")
     return (isinstance(kind, str) and kind in _FORMS) or isinstance(value.get("schema"), Mapping)

@@ -29,7 +29,7 @@ class PrefixCoverage:
 
 
 class Coverage(Protocol):
-    """Where tokens lie; `CoverageService` below is the real one."""
+    """Port that locates cached tokens; `CoverageService` below implements it."""
 
     async def of(self, model: str, token_ids: tuple[int, ...]) -> PrefixCoverage:
         """Return where these tokens of a prompt lie, below the root that all agents share."""

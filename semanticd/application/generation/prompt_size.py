@@ -30,7 +30,7 @@ def check_characters(count: int, context_length: int) -> None:
 
 
 def check_vocabulary(token_ids: Sequence[int], vocab_size: int, *, param: str) -> None:
-    """Raise `InvalidRequestError` for an id that is no token: the model would read beyond its tables."""
+    """Raise `InvalidRequestError` for an id that is not a token: the model would read beyond its tables."""
     bad = outside_vocabulary(token_ids, vocab_size)
     if bad is not None:
         raise InvalidRequestError(
@@ -39,7 +39,7 @@ def check_vocabulary(token_ids: Sequence[int], vocab_size: int, *, param: str) -
 
 
 def check_biases(biases: Iterable[int], vocab_size: int) -> None:
-    """Raise `InvalidRequestError` for an id that is no token: its client means another model's vocabulary."""
+    """Raise `InvalidRequestError` for an id that is not a token: the client uses another model's vocabulary."""
     for token_id in biases:
         check_vocabulary([token_id], vocab_size, param=f"logit_bias.{token_id}")
 

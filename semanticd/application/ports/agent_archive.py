@@ -22,11 +22,11 @@ class AgentArchive(Protocol):
         """Return soon whether the disk has stored the changes of an agent that were saved before this call."""
 
     def is_unsaved(self, agent_id: AgentId) -> bool:
-        """Whether the disk refused the agent's newest state, as `num_unsaved` counts; waits for nothing."""
+        """Return whether the disk refused the agent's newest state (counted by `num_unsaved`); does not block."""
 
     @property
     def num_unsaved(self) -> int:
-        """How many agents' newest state the disk refused; it stays in memory, and is tried again with a later save."""
+        """Number of agents whose newest state the disk refused; it stays in memory until a later save succeeds."""
 
     def load(self, agent_id: AgentId) -> Agent | None:
         """Return the agent, or None if it is not there or cannot be read."""

@@ -113,7 +113,7 @@ class ModelRunner(Protocol):
 
     @property
     def makes_drafts(self) -> bool:
-        """Whether tokens are guessed, so that earlier answers are of use."""
+        """Whether the runner makes drafts, so that earlier answers are useful."""
 
     def open(
         self,
@@ -201,7 +201,7 @@ class ModelRunner(Protocol):
     def copy_blocks(self, sequence_id: SequenceId, spans: Sequence[tuple[int, int]]) -> list[BlockPayload]:
         """Copy the KV of each span of positions [start, end) out, in storage precision, all in one evaluation.
 
-        Payloads are no views of the running cache, and never change.
+        Payloads are not views of the running cache, and never change.
         """
 
     def copy_state(self, sequence_id: SequenceId) -> BlockPayload | None:
@@ -384,7 +384,7 @@ class LoadedModel:
 
     @property
     def chunks(self) -> ChunkTraits:
-        """What the model makes of the length of prefill chunks, on this machine."""
+        """Effect of the prefill chunk length on this machine, for the loaded model."""
         traits = self.runner.spec.chunks
         return traits if self.best_chunk is None else replace(traits, best_tokens=self.best_chunk)
 

@@ -148,7 +148,7 @@ class InstalledModel:
 
 @dataclass(frozen=True, slots=True)
 class PullProgress:
-    """How far a pull is: `stage` in a word or two, bytes so far, all bytes (0: not known yet)."""
+    """Progress of a pull: a short `stage`, bytes so far, and total bytes (0 if not yet known)."""
 
     stage: str
     done_bytes: int = 0

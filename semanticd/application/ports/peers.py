@@ -19,7 +19,7 @@ from semanticd.domain.ids import BlockHash
 
 @dataclass(frozen=True, slots=True)
 class PeerQuestion:
-    """Which blocks of a prompt are there?"""
+    """Query for the blocks of a prompt that a peer has."""
 
     tree: NamedTree
     token_ids: tuple[int, ...]
@@ -60,7 +60,7 @@ class Peers(Protocol):
         """Read a block from a peer that offered it, and verify it as a file; None: no peer sent it in time."""
 
     def holds(self, block_hash: BlockHash) -> bool:
-        """Whether a peer offered this block."""
+        """Return whether a peer offered this block."""
 
     def expected_s(self, blocks: Iterable[Block]) -> float:
         """Return how long reading these blocks may take, by what was measured (seconds); 0 where nothing was."""

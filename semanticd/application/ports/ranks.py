@@ -36,4 +36,4 @@ class Ranks(Protocol):
 
     @property
     def num_failures(self) -> int:
-        """How often the machines lost their connection since the start."""
+        """Number of lost connections between the machines since the start."""

@@ -58,7 +58,7 @@ class ResponseArchive(Protocol):
 
     @property
     def num_refused(self) -> int:
-        """How many responses the disk refused and does not hold: tried again, or given up as they were too many."""
+        """Number of responses that the disk refused: waiting for a retry, or given up because there were too many."""
 
     @property
     def is_refusing(self) -> bool:

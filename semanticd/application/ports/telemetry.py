@@ -129,4 +129,4 @@ class EventBus(Protocol):
         """Hand an event to the topic's subscribers; callable from any thread."""
 
     def wanted(self, topic: str) -> bool:
-        """Whether there is a subscriber, so that costly events need not be made."""
+        """Return whether a topic has a subscriber; without one, costly events need not be built."""

@@ -38,7 +38,7 @@ class BlockRecord:
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """What happened to a group of records: written, already there, or refused with the reason."""
+    """Outcome of writing a group of records: written, already present, or refused with the reason."""
 
     num_written: int
     num_present: int
@@ -112,7 +112,7 @@ class WarmStore(Protocol):
 
     @property
     def knows_all_files(self) -> bool:
-        """Whether the index knows all that is stored.
+        """Whether the index lists every stored block.
 
         It does not after an unclean end, or when it was lost, until the folder was looked through.
         """
@@ -136,7 +136,7 @@ class WarmStore(Protocol):
         """
 
     def wants(self, block_hash: BlockHash) -> bool:
-        """Whether the write policy would take this block now; asking counts as a use of it."""
+        """Return whether the write policy accepts this block now; the query counts as a use of the block."""
 
     def write(self, records: Sequence[BlockRecord]) -> Future[WriteResult]:
         """Store records durably, parents before children, in one fsync group. Never raises through the future.

@@ -274,7 +274,7 @@ class EvictedAgent:
 
 @dataclass(frozen=True, slots=True)
 class DeletedAgent:
-    """An agent that is no more, and the bytes that its own blocks took in RAM."""
+    """An agent that no longer exists, and the RAM that its own blocks used, in bytes."""
 
     id: AgentId
     deleted: bool

@@ -225,7 +225,7 @@ class AgentsService:
         await saved_within(self._agents.is_saved(agent_id), self.saved_within_s)
 
     def is_unsaved(self, agent_id: AgentId) -> bool:
-        """Whether the disk refused the agent's newest state, so that it is in memory only."""
+        """Return whether the disk refused the agent's newest state, which is then in memory only."""
         return self._agents.is_unsaved(agent_id)
 
     def _check_free(self, agent_id: AgentId) -> None:

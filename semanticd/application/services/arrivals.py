@@ -148,5 +148,5 @@ class Arrivals:
 
     @property
     def model_loads(self) -> bool:
-        """Whether the engine's thread reads a model's files now, so that what is in its queue waits for that."""
+        """Whether the engine's thread is reading a model's files, so that its queue waits."""
         return self._progress.is_loading

@@ -57,7 +57,7 @@ class ModelFacts:
 
     @property
     def since(self) -> int:
-        """When it was loaded, else when its files were written, seconds since the epoch; 0: it is not here."""
+        """Time of loading, else of its files' last write, in seconds since the epoch; 0 if it is not installed."""
         return self.created or int(self.modified_at or 0)
 
 

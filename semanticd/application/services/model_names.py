@@ -119,7 +119,7 @@ class ModelNames:
 
     @property
     def files(self) -> Mapping[ModelId, InstalledModel]:
-        """Where the files of models lie that were looked for or fetched; each loaded one is among them."""
+        """Folders of the models that were resolved or downloaded, including all loaded ones."""
         return self._files
 
     def note_files(self, found: InstalledModel, *, again: bool = False) -> None:
@@ -132,7 +132,7 @@ class ModelNames:
             self._files[model_id] = found
 
     def recognize(self, loaded: LoadedModel, found: InstalledModel) -> bool:
-        """Whether a model was loaded from what was found; files that were only copied or touched are noted again."""
+        """Return whether a model was loaded from these files; records files that were only copied or touched."""
         if loaded.content != found.content:
             return False
         noted = self._files.get(loaded.model_id)
@@ -151,7 +151,7 @@ class ModelNames:
             self._files.pop(ModelId(name), None)
 
     def is_source(self, model_id: ModelId, source: str) -> bool:
-        """Whether a loaded model came from there."""
+        """Return whether a loaded model came from this source."""
         there = self._files.get(model_id)
         return there is not None and _whole_path(there.entry.source) == _whole_path(source)
 

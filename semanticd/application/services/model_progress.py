@@ -25,7 +25,7 @@ _LOADING = ("checking", "loading")
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """Why a model is not loaded for a request, until when on the clock."""
+    """Reason not to load a model for a request, and the clock time until which it applies."""
 
     kind: type[ModelLoadError]
     reason: str
@@ -52,7 +52,7 @@ class ModelProgress:
 
     @property
     def last_error(self) -> str | None:
-        """Why the last change failed, in a sentence; None since one was done; see `failed`."""
+        """Reason of the last change's failure, in one sentence; None after a successful one; see `failed`."""
         return self._last_error if self._clock.monotonic() < self._error_until else None
 
     def tell(self, model_id: str, stage: str, share: float, **more: object) -> None:
@@ -74,7 +74,7 @@ class ModelProgress:
 
     @property
     def is_loading(self) -> bool:
-        """Whether the engine's thread reads a model's files now, slice by slice; another may be fetched too."""
+        """Whether the engine's thread is reading a model's files in slices; another model may be downloading."""
         return self._loading is not None
 
     def rest(self) -> None:

@@ -44,7 +44,7 @@ class ModelUse:
 
     @property
     def is_closed(self) -> bool:
-        """Whether new requests are held back."""
+        """Whether new requests must wait."""
         return not self._open.is_set()
 
     @contextlib.contextmanager
@@ -58,7 +58,7 @@ class ModelUse:
             self._holders[model_id] -= 1
 
     def is_held(self, model_id: ModelId) -> bool:
-        """Whether a request is on its way to this model."""
+        """Return whether a request is on its way to this model."""
         return bool(self._holders[model_id])
 
     @contextlib.contextmanager
@@ -73,7 +73,7 @@ class ModelUse:
             self._leaving.discard(model_id)
 
     def is_leaving(self, model_id: ModelId) -> bool:
-        """Whether no further request may go to this model."""
+        """Return whether this model accepts no further requests."""
         return model_id in self._leaving
 
     def note_loaded(self, model_id: ModelId) -> None:
@@ -87,7 +87,7 @@ class ModelUse:
 
     @property
     def loaded_at(self) -> Mapping[ModelId, float]:
-        """When the loaded models were loaded, in seconds since the epoch."""
+        """Time at which each loaded model was loaded, in seconds since the epoch."""
         return self._loaded_at
 
     def idle_s(self, model_id: ModelId) -> float:

@@ -46,12 +46,12 @@ class StoredResponses:
 
     @property
     def num_refused(self) -> int:
-        """How many responses are in memory only, as long as there is room: the disk refused them."""
+        """Number of responses that are in memory only because the disk refused them."""
         return 0 if self._archive is None else self._archive.num_refused
 
     @property
     def is_refused(self) -> bool:
-        """Whether the disk refused what was last to be stored, so that responses are kept in memory only."""
+        """Whether the disk refused the last write, so that responses are kept in memory only."""
         return self._archive is not None and self._archive.is_refusing
 
     def keep(self, response: StoredResponse) -> Future[bool]:

@@ -1,4 +1,4 @@
-"""Cold TTFT: a prompt of each length that the server has never seen. The rate includes all that is no prefill."""
+"""Cold TTFT: a prompt of each length that the server has never seen. The rate includes time other than prefill."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The command line, one file per command group. Help never loads the server stack.
 
-Rules: data goes to stdout, narration to stderr; `--json` prints what programs read. Commands other than `serve` answer
-in under 0.3 s, so what a command needs is imported when it runs.
+Rules: data goes to stdout, messages to stderr; `--json` prints machine-readable output. Commands other than `serve`
+answer in under 0.3 s, so a command imports what it needs when it runs.
 """
 
 from __future__ import annotations

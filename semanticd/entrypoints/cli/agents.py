@@ -139,7 +139,7 @@ def list_agents(*, as_json: bool, order: str) -> None:
 @as_agent
 @json_option
 def show(*, agent: str, as_json: bool) -> None:
-    """Show one agent: facts, configuration, turns."""
+    """Show one agent: details, configuration, turns."""
     _print(ask_agent("agents.show", agent), as_json)
 
 
@@ -152,7 +152,7 @@ def show(*, agent: str, as_json: bool) -> None:
 def why(*, agent: str, num_turns: int, as_json: bool) -> None:
     """Explain what an agent's last turns reused and computed.
 
-    A sentence says what took the time, and for a cache miss the cause is named.
+    A sentence explains where the time went and, after a cache miss, names the cause.
     """
     answer = ask_agent("agents.why", agent)
     if as_json:
@@ -200,7 +200,7 @@ def explained(turn: TurnRow) -> str:
 )
 @json_option
 def pin(*, agent: str, ttl: float | None, as_json: bool) -> None:
-    """Keep an agent's blocks from eviction."""
+    """Protect an agent's blocks from eviction."""
     _print(ask_agent("agents.pin", agent, ttl_s=ttl), as_json)
 
 
@@ -208,7 +208,7 @@ def pin(*, agent: str, ttl: float | None, as_json: bool) -> None:
 @as_agent
 @json_option
 def unpin(*, agent: str, as_json: bool) -> None:
-    """Let an agent's blocks be evicted again."""
+    """Allow eviction of an agent's blocks again."""
     _print(ask_agent("agents.unpin", agent), as_json)
 
 
@@ -244,7 +244,7 @@ def evict(*, agent: str, as_json: bool) -> None:
 @as_agent
 @json_option
 def delete(*, agent: str, as_json: bool) -> None:
-    """Forget an agent and the blocks that only it uses."""
+    """Delete an agent and the blocks that only it uses."""
     _print(ask_agent("agents.delete", agent, reply_within_s=LONG_COMMAND_TIMEOUT_S), as_json)
 
 

@@ -131,7 +131,7 @@ Examples:
     "stop_token_ids",
     type=int,
     multiple=True,
-    help="Id of a token that ends answers; it is forbidden, so that answers reach their length (repeatable).",
+    help="Id of an end token to suppress, so that answers reach their full length (repeatable).",
 )
 @click.option(
     "--restart-command", help="Shell line that restarts the server in the background, for `restart_ttft`."
@@ -180,7 +180,7 @@ def compare(*, results: tuple[Path, ...], plots: Path | None, png: bool) -> None
 
 _REPLAY_HELP = """Send recorded requests to a server, and report cache hits.
 
-A trace is a file that the daemon recorded (SEMANTIC_TRACE_DIR), plain or packed with gzip or xz. Progress goes to
+A trace is a file that the daemon recorded (SEMANTIC_TRACE_DIR), plain or compressed with gzip or xz. Progress goes to
 stderr, the report to stdout. Reusable tokens are the longest prefix of a prompt that the server has answered before in
 this replay.
 
@@ -250,7 +250,7 @@ Examples:
 @click.option(
     "--as-chat",
     is_flag=True,
-    help="Send every request as Chat Completions, for servers that have nothing else.",
+    help="Send every request as Chat Completions, for servers with no other API.",
 )
 @click.option(
     "--tokenizer",

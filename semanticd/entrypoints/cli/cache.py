@@ -34,7 +34,7 @@ _BY = ("model", "agent")
 def commands(context: click.Context, *, by: str | None, as_json: bool) -> None:
     """Show, prune or clear the KV cache in RAM and on disk.
 
-    Without a command, its size is shown. Rows of agents count a shared block once per agent; rows of models and the
+    Without a command, shows its size. Rows of agents count a shared block once per agent; rows of models and the
     totals count it once.
     """
     if context.invoked_subcommand is not None:
@@ -125,7 +125,7 @@ def prune(*, size: int, dry_run: bool, as_json: bool) -> None:
 def clear(*, yes: bool, as_json: bool) -> None:
     """Drop all cached blocks in RAM and on disk; agents stay.
 
-    Blocks of running requests are kept. Each agent's next turn computes its prompt again. Where the disk refuses, the
+    Blocks of running requests are kept. Each agent's next turn computes its prompt again. If the disk refuses, the
     command fails, and nothing leaves RAM.
     """
     if not yes:

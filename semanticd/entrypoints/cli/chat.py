@@ -67,7 +67,7 @@ ctrl+c stops an answer; a backslash at the end continues a line; \"\"\" begins a
 )
 @click.option("--fork", is_flag=True, help="Continue in a fork; the agent stays as it is.")
 def chat(*, agent: str | None, max_tokens: int | None, fork: bool) -> None:
-    """Talk with an agent; without a name, a new one is made."""
+    """Chat with an agent; without a name, create a new one."""
     name = agent or f"chat-{secrets.token_hex(3)}"
     if fork and agent is not None:
         name = fork_of(agent)
@@ -289,7 +289,7 @@ def messages(rows: Sequence[MessageRow]) -> list[PromptMessage]:
 
 
 def message_text(row: MessageRow) -> str:
-    """Return a message's text; a part that is no text is named."""
+    """Return a message's text; a part that is not text is named."""
     if isinstance(row.content, str):
         return row.content
     parts = (

@@ -25,7 +25,7 @@ from semanticd.entrypoints.cli.output import narrate, print_json, print_text, sh
 def config(context: click.Context, *, as_json: bool, everything: bool, daemon: bool) -> None:
     """Show the settings in effect, with secrets masked.
 
-    `config init` writes a file to change them in.
+    `config init` writes a settings file that you can edit.
     """
     if context.invoked_subcommand is not None:
         return

@@ -54,7 +54,7 @@ def connect(*, timeout_s: float | None = None) -> ControlClient:
 
 
 def is_socket(path: Path) -> bool:
-    """Whether a socket lies there, alive or not."""
+    """Return whether a socket exists at this path, alive or stale."""
     try:
         return stat.S_ISSOCK(path.stat().st_mode)
     except OSError:

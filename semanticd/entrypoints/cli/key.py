@@ -13,7 +13,7 @@ _NUM_BYTES = 32
 
 @click.group("key")
 def commands() -> None:
-    """Make API keys."""
+    """Generate API keys."""
 
 
 @commands.command()

@@ -30,7 +30,7 @@ _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 @click.option("--model", "-m", help="Loaded model to use; default: the current one.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS]...")
 def launch(*, name: str, as_shell: bool, model: str | None, arguments: tuple[str, ...]) -> None:
-    """Start Claude Code, Codex or another program on the daemon.
+    """Start Claude Code, Codex or another program with the daemon.
 
     Arguments after `--` are passed to the program. None of its files are changed: it gets the daemon's address, key and
     model in environment variables and arguments of this one start. `eval "$(semanticd launch claude --print)"` sets
@@ -101,7 +101,7 @@ def find_service(model: str | None) -> Service:
 
 
 def asks_for_key(settings: Sequence[ConfigValue]) -> bool:
-    """Whether a daemon with these settings, secrets masked, asks its clients for a key."""
+    """Return whether a daemon with these settings (secrets masked) requires a key from clients."""
     return any(one.name == "security.api_key" and one.value for one in settings)
 
 
@@ -115,7 +115,7 @@ def reachable(address: str) -> str:
 
 
 def is_on_this_machine(url: str) -> bool:
-    """Whether a URL's host is `localhost`, all addresses, or one of this machine's; no other name is looked up.
+    """Return whether a URL's host is `localhost`, a wildcard, or an address of this machine; resolves no other name.
 
     The daemon reports the address that its listener is bound to, which is always a number.
     """

@@ -42,7 +42,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How to start a program."""
+    """Command line and environment of a program."""
 
     program: str
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from semanticd.entrypoints.cli.options import ANY_FLAG, FiniteRange, read_flags,
 from semanticd.entrypoints.cli.output import narrate
 
 drain_option = click.option(
-    "--timeout", type=FiniteRange(min=0), help="Seconds that running requests get to finish."
+    "--timeout", type=FiniteRange(min=0), help="Seconds to wait for running requests to finish."
 )
 now_option = click.option("--now", is_flag=True, help="Cancel running requests.")
 
@@ -30,7 +30,7 @@ now_option = click.option("--now", is_flag=True, help="Cancel running requests."
 def start(*, timeout: float | None, **given: Any) -> None:
     """Start the daemon in the background and wait until it is ready.
 
-    Every setting is a flag too, as for `serve`.
+    Every setting is also a flag, as for `serve`.
     """
     from semanticd.entrypoints.cli.background import start_in_background
 
@@ -51,7 +51,7 @@ def stop(*, timeout: float | None, now: bool) -> None:
 @now_option
 @setting_options
 def restart(*, timeout: float | None, now: bool, **given: Any) -> None:
-    """Stop the daemon if it runs, and start it with these settings.
+    """Stop a running daemon, and start it with these settings.
 
     Flags of the running daemon are kept unless they are given again. Settings, port and model are checked before it
     stops.

@@ -15,7 +15,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @click.command("mcp")
-@click.option("--agent", help="Agent to use where a call names none.")
+@click.option("--agent", help="Agent for calls that do not name one.")
 @click.option("--http", "over_http", is_flag=True, help="Serve HTTP instead of stdin and stdout.")
 @click.option(
     "--host",
@@ -32,10 +32,10 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
     help="Port of the HTTP server.",
 )
 def mcp(*, agent: str | None, over_http: bool, host: str, port: int) -> None:
-    """Serve agents tools for their own cache, over MCP.
+    """Serve MCP tools with which agents manage their cache.
 
     The tools are status, why, fork, rewind and pin. A program that speaks the Model Context Protocol starts this
-    command and talks to it over stdin and stdout. With --http it is an HTTP server at /mcp, which asks for an API key
+    command and talks to it over stdin and stdout. With --http it is an HTTP server at /mcp, which requires an API key
     where SEMANTIC_API_KEY is set. It needs the extra `mcp`.
     """
     # By name, because it brings a server stack of its own.

@@ -20,7 +20,7 @@ from semanticd.entrypoints.cli.sizes import Size
 
 @click.group("models")
 def commands() -> None:
-    """List, fetch, load and swap models."""
+    """List, download, load and swap models."""
 
 
 _COLUMNS = ("id", "state", "context_length", "size_bytes", "memory_needed_bytes", "description")
@@ -39,7 +39,7 @@ as_model = click.argument("model", callback=lambda context, param, value: name_o
 def list_models(*, as_json: bool) -> None:
     """List models: loaded, installed, and available to pull.
 
-    SIZE is what a model takes on disk, or what is downloaded for one that is not installed.
+    SIZE is a model's size on disk, or its download size if it is not installed.
     """
     rows = _either(lambda: rows_in(ask("models.list"), "models"), lambda offline: offline.list())
     if as_json:
@@ -56,7 +56,7 @@ def list_models(*, as_json: bool) -> None:
 @as_model
 @json_option
 def info(*, model: str, as_json: bool) -> None:
-    """Show what is known about one model."""
+    """Show the details of one model."""
     _show(_either(lambda: ask("models.info", model=model), lambda offline: offline.info(model)), as_json)
 
 
@@ -81,7 +81,7 @@ def pull(*, model: str, as_json: bool) -> None:
 def rm(*, model: str, as_json: bool) -> None:
     """Delete a model's files in the models folder.
 
-    A file of yours that the model was converted from stays.
+    If the model was converted from a file of yours, that file stays.
     """
     removed = _either(lambda: ask("models.rm", model=model), lambda offline: offline.remove(model))
     _show(removed, as_json)
@@ -125,7 +125,7 @@ def swap(*, model: str, as_json: bool) -> None:
 def fit(*, memory_bytes: int | None, as_json: bool) -> None:
     """Show which models fit on this machine, with how much KV.
 
-    The columns of precisions show how many tokens of KV cache have room next to the weights.
+    The precision columns show how many tokens of KV cache fit next to the weights.
     """
     # What computes it imports MLX, to ask the device; therefore by name.
     table = importlib.import_module("semanticd.entrypoints.model_fit").fit_table(memory_bytes)

@@ -49,7 +49,7 @@ def print_piece(text: str) -> None:
 
 
 def is_styled() -> bool:
-    """Whether stdout is a terminal that can show text in bold."""
+    """Return whether stdout is a terminal that can show bold text."""
     return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
 
 

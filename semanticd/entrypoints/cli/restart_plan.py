@@ -98,7 +98,7 @@ def _check_places(host: str, ports: Sequence[int], *, held_by: str, held: Sequen
 
 
 def _is_in_the_way(held_by: str, host: str) -> bool:
-    """Whether a listener at `held_by` keeps another from the same port at `host`."""
+    """Return whether a listener at `held_by` blocks the same port at `host`."""
     if held_by == host:
         return True
     one, other = _address_of(held_by), _address_of(host)

@@ -1,4 +1,4 @@
-"""`semanticd selftest`: tests this machine in a separate process, and writes a report to post."""
+"""`semanticd selftest`: tests this machine in a separate process and writes a report to share."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _REPORT = "selftest.json"
 
 @click.command()
 @json_option
-@click.option("--quick", is_flag=True, help="Measure fewer chunk sizes, and leave out the minute of rest.")
+@click.option("--quick", is_flag=True, help="Measure fewer chunk sizes and skip the one-minute rest.")
 @click.option(
     "--model",
     "-m",
@@ -46,11 +46,11 @@ _REPORT = "selftest.json"
     help="Model to test with: alias, hf:org/name, folder or file; default: the one that the daemon starts with.",
 )
 def selftest(*, as_json: bool, quick: bool, model: str | None) -> None:
-    """Test this machine for two minutes, and write a report to post.
+    """Test this machine for two minutes and write a report to share.
 
     Device, memory, speed, blocks on disk and a restart are tested. The model is loaded in a separate process with a
-    temporary cache folder; it is downloaded if it is not installed. No daemon may run meanwhile. Exit status 1: a check
-    failed.
+    temporary cache folder; it is downloaded if it is not installed. No other daemon may be running. Exit status 1: a
+    check failed.
     """
     _refuse_beside_a_daemon()
     command = python_module("semanticd.entrypoints.selftest")
@@ -77,7 +77,7 @@ def _refuse_beside_a_daemon() -> None:
 
 @dataclass(slots=True)
 class Report:
-    """What the process has reported so far."""
+    """Output of the process so far."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     checks: list[dict[str, Any]] = field(default_factory=list)

@@ -11,13 +11,13 @@ from semanticd.entrypoints.cli.options import ANY_FLAG, read_flags, setting_opti
 
 
 @click.command(context_settings=ANY_FLAG)
-@click.option("--hosts", help="MLX's hostfile: machines that compute one model together, this one first.")
+@click.option("--hosts", help="MLX hostfile: the machines that compute one model together, this one first.")
 @setting_options
 def serve(*, hosts: str | None, **given: Any) -> None:
     """Run the daemon in the foreground until Ctrl-C.
 
-    Ctrl-C finishes running requests and writes the caches; a second Ctrl-C quits at once. Every setting is a flag too:
-    --section-name VALUE; `semanticd config --all` lists them.
+    Ctrl-C finishes running requests and writes the caches; a second Ctrl-C quits immediately. Every setting is also a
+    flag: --section-name VALUE; `semanticd config --all` lists them.
     """
     importlib.import_module("semanticd.entrypoints.daemon").serve(_with_hosts(read_flags(**given), hosts))
 

@@ -35,7 +35,7 @@ def commands() -> None:
 def show(*, file: Path, number: int | None, as_json: bool) -> None:
     """List a trace's requests with their agents, times and costs.
 
-    FILE is a recorded trace, plain or packed with gzip or xz.
+    FILE is a recorded trace, plain or compressed with gzip or xz.
     """
     from semanticd.bench.errors import BenchError
     from semanticd.bench.trace_file import load_trace

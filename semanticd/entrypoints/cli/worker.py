@@ -38,8 +38,9 @@ def worker(
 ) -> None:
     """Join a daemon and compute a part of its model.
 
-    The daemon at HOST was started with `--hosts`. The worker runs until Ctrl-C: it waits for the daemon, joins again
-    after each loss, and keeps its part of the cache on this machine. The key is the daemon's: SEMANTIC_DISTRIBUTED_KEY.
+    The daemon at HOST was started with `--hosts`. The worker runs until Ctrl-C: it waits for the daemon, rejoins
+    after a lost connection, and keeps its part of the cache on this machine. It uses the daemon's key
+    (SEMANTIC_DISTRIBUTED_KEY).
     """
     flags: dict[str, Any] = read_flags(more=more, model=model, host=None, port=None, log_level=log_level)
     sys.exit(importlib.import_module("semanticd.entrypoints.worker").main(address, rank=rank, flags=flags))

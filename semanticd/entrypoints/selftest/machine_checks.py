@@ -69,7 +69,7 @@ def check_device(settings: Settings, *, read: Callable[[Settings], DeviceMemory]
 
 
 def check_disk_sync(folder: Path, *, files: FileSystem | None = None) -> Outcome:
-    """How long the caches' disk takes to make 64 KiB durable, as the warm tier does for each group of blocks."""
+    """Measure how long the cache disk takes to sync 64 KiB, as the warm tier does for each group of blocks."""
     files = files or FileSystem()
     took: list[float] = []
     with tempfile.TemporaryDirectory(prefix="semanticd-", dir=place_beside(folder)) as place:
@@ -96,7 +96,7 @@ def judge_disk_sync(took_ms: Sequence[float]) -> Outcome:
 
 
 def check_socket_path(settings: Settings, *, limit: Callable[[Path], Path] = socket_path_in) -> Outcome:
-    """Whether the control socket's path is short enough, and its folder one that stays."""
+    """Check that the control socket's path is short enough and its folder is persistent."""
     try:
         path = limit(settings.paths.runtime_dir)
     except SocketPathTooLongError as error:
@@ -106,7 +106,7 @@ def check_socket_path(settings: Settings, *, limit: Callable[[Path], Path] = soc
 
 
 def check_peer(*, uid_of: Callable[[HasDescriptor], int] = peer_uid) -> Outcome:
-    """Whether the system says who is at the other end of a control socket."""
+    """Check that the system reports the user at the other end of a control socket."""
     # Its path must be short, whatever the temporary folder is called.
     with (
         tempfile.TemporaryDirectory(prefix="smt-", dir="/tmp") as folder,
@@ -125,7 +125,7 @@ def check_peer(*, uid_of: Callable[[HasDescriptor], int] = peer_uid) -> Outcome:
 
 
 def check_backups(settings: Settings, *, run: Run = run_program, platform: str = sys.platform) -> Outcome:
-    """Whether Time Machine leaves out a folder that was marked as caches are, and the caches themselves."""
+    """Check that Time Machine excludes the caches, and a test folder with the same mark."""
     if platform != "darwin":
         return skipped(ONLY_MACOS)
     beside = place_beside(settings.agent.cache_dir)
@@ -151,7 +151,7 @@ def _is_excluded(folder: Path, run: Run) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Reports:
-    """Where a system keeps reports of kernel panics, and the time."""
+    """Location of a system's kernel panic reports, and the clock."""
 
     folder: Path = Path("/Library/Logs/DiagnosticReports")
     now: Callable[[], float] = field(default=time.time)
@@ -173,7 +173,7 @@ def _panics(folder: Path) -> Iterable[Path]:
 def check_panics(
     record: MachineRecord, *, reports: Reports | None = None, platform: str = sys.platform
 ) -> Outcome:
-    """Whether the system panicked since the last self-test began, and whether that one came to its end."""
+    """Check whether the system panicked since the last self-test began, and whether that self-test finished."""
     cut = record.interrupted_check
     if platform != "darwin":
         return warn(f"the last self-test did not end: it was in {cut}") if cut else skipped(ONLY_MACOS)

@@ -30,7 +30,7 @@ _FLOAT32_BITS = 32
 
 
 def check_tokenizer(tokenizer: Tokenizer) -> Outcome:
-    """Whether text comes back as it was, whole and piece by piece."""
+    """Check that text survives encoding and decoding, as a whole and in pieces."""
     num_read = 0
     for text in _TEXTS:
         ids = tokenizer.encode(text)
@@ -51,7 +51,7 @@ def check_tokenizer(tokenizer: Tokenizer) -> Outcome:
 
 
 def _is_known(tokenizer: Tokenizer, text: str) -> bool:
-    """Whether the vocabulary holds each character of a text; those of ASCII it must hold."""
+    """Return whether the vocabulary covers each character of a text; it must cover ASCII."""
     others = {character for character in text if not character.isascii()}
     return all(character in tokenizer.decode(tokenizer.encode(character)) for character in others)
 
@@ -94,7 +94,7 @@ def judge_load(found: LoadFigures) -> Outcome:
 
 
 async def check_model(settings: Settings, model: str, *, progress: Callable[[str, float], None]) -> Outcome:
-    """Whether the model's files are here; fetched or converted where they are not, as a start of the daemon does."""
+    """Check that the model is installed; downloads or converts it otherwise, as a daemon's start does."""
     refuse_what_never_fits(settings, model)
     registry = open_registry(settings)
 

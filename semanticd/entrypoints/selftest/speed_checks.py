@@ -80,7 +80,7 @@ def judge_prefill(rates: Mapping[int, float], extra_bytes: Mapping[int, int], *,
 
 
 def is_worth_keeping(found: Outcome, rates: Mapping[int, float], chunks: Sequence[int]) -> bool:
-    """Whether a best chunk, of those that were measured, shall bound the chunks of later starts.
+    """Return whether the fastest measured chunk length should limit the chunks of later starts.
 
     Where the prompt had to be short, a longer chunk than all that were measured may be better still; such a one is
     never used, for it would take too long.

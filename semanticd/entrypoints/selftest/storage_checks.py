@@ -261,14 +261,14 @@ def _turn(name: str, result: GenerationResult, before: Sequence[Turn]) -> Turn:
 
 
 class Shortage:
-    """Which prompts run out of memory: those that repeat one token, once it is named."""
+    """Set of prompts that run out of memory: those that repeat one token, once it is set."""
 
     def __init__(self) -> None:
         """Begin with none."""
         self.token_id: int | None = None
 
     def strikes(self, token_ids: Sequence[int]) -> bool:
-        """Whether computing these tokens runs out of memory."""
+        """Return whether computing these tokens runs out of memory."""
         return self.token_id is not None and all(token == self.token_id for token in token_ids)
 
     def around(self, loader: ModelLoader) -> ModelLoader:

@@ -120,12 +120,12 @@ class DiskAgentArchive:
         return self._queue.ask(lambda: agent_id not in self._failed, otherwise=False)
 
     def is_unsaved(self, agent_id: AgentId) -> bool:
-        """Whether the disk refused the agent's newest state; it is tried again."""
+        """Return whether the disk refused the agent's newest state; the save is retried."""
         return agent_id in self._failed
 
     @property
     def num_unsaved(self) -> int:
-        """How many agents' newest state the disk refused; it is tried again."""
+        """Number of agents whose newest state the disk refused; the saves are retried."""
         return len(self._failed)
 
     def delete(self, agent_id: AgentId) -> Future[Deletion]:

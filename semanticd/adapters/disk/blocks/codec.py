@@ -52,7 +52,7 @@ class EncodedBlock:
 
 @dataclass(frozen=True, slots=True)
 class TensorSpan:
-    """Where a tensor lies: offsets count from the start of the data section."""
+    """Byte range of a tensor; offsets count from the start of the data section."""
 
     name: str
     dtype: str

@@ -53,7 +53,7 @@ class BlockIndex:
     """Blocks by hash, parent and last use. Methods raise `sqlite3.Error`; safe to call from any thread."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the index; a file that is no valid database of this schema is replaced."""
+        """Open or create the index; a file that is not a valid database of this schema is replaced."""
         self._path = path
         self._reading = threading.Lock()
         self._listing = threading.Lock()
@@ -223,7 +223,7 @@ class BlockIndex:
         return Totals(int(row[0]), int(row[1]))
 
     def has(self, block_hash: BlockHash) -> bool:
-        """Whether a block is stored, including changes not yet committed."""
+        """Return whether a block is stored, including uncommitted changes."""
         with self._writing:
             row = self._writer.execute(rows_of.HAS, (block_hash,)).fetchone()
         return row is not None

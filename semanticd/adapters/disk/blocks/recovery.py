@@ -30,7 +30,7 @@ _PAUSE_S = 0.001
 
 @dataclass(slots=True)
 class Survey:
-    """How files and rows differ."""
+    """Differences between files and index rows."""
 
     num_rows: int = 0
     missing: list[BlockHash] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Survey:
     unindexed: list[Path] = field(default_factory=list)
     """Block files without a row."""
     leftover: list[Path] = field(default_factory=list)
-    """Files that are no blocks: half written by a process that died, or not ours."""
+    """Files that are not blocks: partially written by a process that died, or foreign."""
 
 
 def survey_shard(storage: BlockRepository, shard: str) -> Survey:
@@ -208,12 +208,12 @@ class Recovery:
 
     @property
     def complete(self) -> bool:
-        """Whether files and index agree as far as recovery can tell."""
+        """Whether files and index agree as far as recovery knows."""
         return self._done.is_set() and not self._failed
 
     @property
     def share(self) -> float | None:
-        """How much of the work is done, from 0 to 1; None when nothing is being done."""
+        """Completed share of the work, from 0 to 1; None if no recovery runs."""
         if self._done.is_set():
             return None
         done, total = self.progress

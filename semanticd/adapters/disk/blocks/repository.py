@@ -48,7 +48,7 @@ _VAIN_PRUNING_S = 60.0
 
 @dataclass(slots=True)
 class Counters:
-    """What happened since this process opened the folder."""
+    """Counters since this process opened the folder."""
 
     bytes_written: int = 0
     bytes_read: int = 0
@@ -62,7 +62,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class StoreLimits:
-    """How much may be stored in all, and written per UTC day, in bytes; None: no limit."""
+    """Limits in bytes: total storage, and writes per UTC day; None means no limit."""
 
     cap_bytes: int | None = None
     write_budget_bytes: int | None = None
@@ -129,7 +129,7 @@ class BlockRepository:
 
     @property
     def has_fileless_rows(self) -> bool:
-        """Whether the index names blocks that were removed, because the disk refused to forget them."""
+        """Whether the index lists removed blocks because the disk refused to delete their rows."""
         return bool(self._fileless)
 
     def note_unindexed(self, path: Path, num_bytes: int) -> None:
@@ -305,7 +305,7 @@ class BlockRepository:
         )
 
     def _is_stored(self, block_hash: BlockHash) -> bool:
-        """Whether a block need not be written; one whose file is found to be lost is forgotten.
+        """Return whether a block is already stored; drops the index row of one whose file is lost.
 
         A block that was computed though it has a row may stand behind one whose file was lost, or be lost itself
         without having been read: its file is looked at, and read where others were lost since the start.
@@ -393,7 +393,7 @@ class BlockRepository:
             with contextlib.suppress(OSError):
                 free = self.free_disk_bytes()
             if free - before < freed / 2:
-                # Snapshots of the file system may hold what was removed: do not empty the cache in vain.
+                # File system snapshots may retain removed files: do not empty the cache without effect.
                 self._pruning_helps_from = now + _VAIN_PRUNING_S
         return max(free - self.reserve_bytes, 0)
 
@@ -467,7 +467,7 @@ class BlockRepository:
             return aside + sum(stored.file_bytes for stored in leaves)
 
     def _prune(self, target_bytes: int, *, spare: Iterable[BlockHash], limit: int | None = None) -> int:
-        """As `prune`, of no more than `limit` blocks; `spare` and pinned ones stay."""
+        """Prune at most `limit` blocks; see `prune`. Blocks in `spare` and pinned blocks stay."""
         freed = 0
         self.remove_fileless()
         if self.bytes_stored > target_bytes:
@@ -634,7 +634,7 @@ class BlockRepository:
         return True
 
     def remove_file(self, path: Path) -> None:
-        """Remove a file that is no block (left by a dead process)."""
+        """Remove a file that is not a block (left by a dead process)."""
         with self._changing:
             self._unlink(path)
 

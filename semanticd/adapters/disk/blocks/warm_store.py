@@ -53,7 +53,7 @@ _REMEDIES = {
 
 @dataclass(frozen=True, slots=True)
 class WarmOptions:
-    """How the warm store behaves; sizes in bytes, None: no limit."""
+    """Options of the warm store; sizes in bytes, None means no limit."""
 
     cap_bytes: int | Literal["by volume"] | None = None
     reserve_bytes: int | Literal["by volume"] = 0
@@ -227,7 +227,7 @@ class DiskWarmStore:
 
     @property
     def knows_all_files(self) -> bool:
-        """Whether each block's file has a row in the index."""
+        """Whether each block file has a row in the index."""
         return self._storage.knows_all_files
 
     def find_files(self, names: Iterable[BlockHash], fingerprint: ModelFingerprint) -> Future[int] | None:
@@ -308,7 +308,7 @@ class DiskWarmStore:
         return self._storage.lost_file(names)
 
     def wants(self, block_hash: BlockHash) -> bool:
-        """Whether the write policy would take this block now; asking counts as a use of it."""
+        """Return whether the write policy accepts this block now; the query counts as a use of the block."""
         policy = self._options.write_policy
         if policy == "always" or (policy == "second_use" and self._seen.note(block_hash)):
             return True
@@ -402,7 +402,7 @@ class DiskWarmStore:
             ballast.put_back()
 
     def _keep_in_place(self) -> None:
-        """Make folder and index anew where somebody removed them, before anything is stored by what the index says.
+        """Recreate the folder and index if they were removed, before anything is stored based on the index.
 
         On the writing thread.
 
@@ -468,7 +468,7 @@ class DiskWarmStore:
         return freed
 
     def _is_doomed(self, block_hash: BlockHash) -> bool:
-        """Whether the block is about to be deleted: it is not to be found any more."""
+        """Return whether the block is about to be deleted; lookups must not find it any longer."""
         return any(block_hash in doomed for doomed in self._doomed)
 
     def protect(self, hashes: Sequence[BlockHash], *, owner: str) -> None:

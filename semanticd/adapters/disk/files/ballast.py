@@ -35,7 +35,7 @@ class Ballast:
 
     @property
     def is_there(self) -> bool:
-        """Whether the whole file is there, not only a part."""
+        """Whether the file exists in full size."""
         try:
             return self._path.lstat().st_size >= self.num_bytes
         except OSError:

@@ -70,7 +70,7 @@ def schema_version(connection: sqlite3.Connection, path: Path, *, newest: int) -
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether an error means that the database itself is broken (not busy, full or temporarily unreadable)."""
+    """Return whether an error means a corrupt database, as opposed to a busy, full or temporarily unreadable one."""
     # SQLite's "malformed" and "not a database" come as the base class itself; subclasses stand for other things.
     return type(error) is sqlite3.DatabaseError or (
         isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such table")
@@ -78,7 +78,7 @@ def is_damage(error: BaseException) -> bool:
 
 
 def is_out_of_room(error: BaseException, *, folder: Path) -> bool:
-    """Whether an error means that the disk of this folder is full, or a quota is used up.
+    """Return whether an error means that the folder's disk is full or a quota is exhausted.
 
     SQLite has one error for a quota, for the index of a log that cannot grow, and for a disk that fails. What it was is
     seen by writing something else: freeing space helps against no failing disk.
@@ -90,7 +90,7 @@ def is_out_of_room(error: BaseException, *, folder: Path) -> bool:
 
 
 def _takes_bytes(folder: Path) -> bool:
-    """Whether a disk has room, or fails in another way than by having none, when a little is written to it."""
+    """Return whether a small test write succeeds, or fails for another reason than a full disk."""
     try:
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(os.urandom(_PROBE_BYTES))

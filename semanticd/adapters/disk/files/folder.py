@@ -2,8 +2,8 @@
 
 One process at a time owns a folder, by an advisory lock that the kernel drops when the process dies. The mark
 of an unfinished session is made before anything is written and removed by a clean close: found at the next
-start, it means that files and index may disagree. A folder that somebody removes while it is used is made and owned
-anew before the next write: what goes into removed files is lost without an error.
+start, it means that files and index may disagree. A folder that is removed while it is used is recreated and owned
+again before the next write: writes to removed files are lost without an error.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class CacheFolder:
             ) from error
 
     def keep_in_place(self, log: Log) -> None:
-        """Make the folder anew and own it, if somebody has removed it; from any thread.
+        """Recreate and own the folder if it was removed; callable from any thread.
 
         Raises:
             CacheError: Its volume is not there any more, another process owns what lies there, or it cannot be made.
@@ -204,7 +204,7 @@ def _mark_as_cache(path: Path, *, fs: FileSystem) -> None:
 
 
 def hash_of(path: Path) -> BlockHash | None:
-    """Return the block a file is named for, or None when that is no block's name."""
+    """Return the block a file is named for, or None if it is not a block's name."""
     name = path.name
     if not name.endswith(BLOCK_SUFFIX) or len(name) != 64 + len(BLOCK_SUFFIX):
         return None

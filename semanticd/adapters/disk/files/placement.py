@@ -29,7 +29,7 @@ class FilePlace:
         return cls(path, info.st_dev, info.st_ino)
 
     def is_held(self) -> bool:
-        """Whether that file is still there, and no other in its place."""
+        """Return whether the file still exists and no other file has replaced it."""
         try:
             info = self.path.stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -39,7 +39,7 @@ class FilePlace:
         return (info.st_dev, info.st_ino) == (self.device, self.inode)
 
     def volume_is_there(self) -> bool:
-        """Whether the file's volume is still the one on which its path would be made again."""
+        """Return whether a file created at this path would lie on the same volume as before."""
         folder = next((folder for folder in self.path.parents if folder.is_dir()), None)
         try:
             return folder is not None and folder.stat().st_dev == self.device

@@ -124,7 +124,7 @@ class DiskResponseArchive:
 
     @property
     def num_refused(self) -> int:
-        """How many responses are not on disk because it refused them: waiting to be tried again, or given up."""
+        """Number of responses that the disk refused: waiting for a retry, or given up."""
         with self._lock:
             return len(self._refused) + self._num_given_up
 

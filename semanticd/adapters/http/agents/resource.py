@@ -112,7 +112,7 @@ class Agents:
             page = await self._agents.page(query)
         except AgentNotFoundError:
             raise InvalidRequestError(f"there is no agent {(after or '')[:80]!r}", param="after") from None
-        # With the first page only: what runs now is no part of a walk through the agents.
+        # With the first page only: running requests are not part of a walk through the pages.
         requests = [] if after is not None else plain(await self._requests.list())
         answer = wire.AgentList(plain(page.agents), page.next is not None, page.next, requests)
         resp.data = msgspec.json.encode(answer)

@@ -25,7 +25,7 @@ _MAX_MESSAGES = 10_000
 
 
 class AnsweredMessages:
-    """Which agent each of the latest messages was answered for."""
+    """The agent of each recent response, by message id."""
 
     def __init__(self, *, max_messages: int = _MAX_MESSAGES) -> None:
         self._max_messages = max_messages

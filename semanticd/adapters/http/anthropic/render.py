@@ -220,7 +220,7 @@ class MessageStream:
             )
             self._thinking.clear()
         elif self._open.startswith("tool_use") and self._call_is_empty:
-            # Some clients parse the joined pieces without looking: nothing at all is no JSON.
+            # Some clients parse the joined pieces unconditionally: an empty text is not JSON.
             frames = self._arguments("{}")
         self._open = None
         return frames + self._block_event("content_block_stop")

@@ -129,7 +129,7 @@ class EditorExecutionResult(ForeignBlock, tag_field="type", tag="text_editor_cod
 
 
 class ToolSearchResult(ForeignBlock, tag_field="type", tag="tool_search_tool_result"):
-    """Which tools a search found."""
+    """Tools that a search found."""
 
 
 class McpToolUse(ForeignBlock, tag_field="type", tag="mcp_tool_use"):
@@ -190,7 +190,7 @@ class Tool(Struct):
 
 
 class ToolChoice(Struct):
-    """Whether and which tool must be used."""
+    """Constraint on tool use: whether a tool must be called, and which."""
 
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
@@ -198,7 +198,7 @@ class ToolChoice(Struct):
 
 
 class Thinking(Struct):
-    """Whether and how long the model may think."""
+    """Thinking mode and its token budget."""
 
     type: str
     budget_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
@@ -281,7 +281,7 @@ class CacheCreation(Struct):
 
 
 class OutputTokensDetails(Struct):
-    """How much of the output was thinking."""
+    """Breakdown of the output tokens: thinking."""
 
     thinking_tokens: int = 0
 

@@ -259,7 +259,7 @@ def parse_json(raw: bytes, *, max_nesting: int) -> Any:
         raise _too_deep(max_nesting) from None
     if is_nested_deeper(parsed, max_nesting):
         raise _too_deep(max_nesting)
-    # Half of a surrogate pair, as clients leave it where they cut a text, is no character: it cannot be tokenized.
+    # An unpaired surrogate, left by clients that truncate a text, is not a character and cannot be tokenized.
     return whole_texts(parsed) if _SURROGATE.search(text) else parsed
 
 

@@ -51,7 +51,7 @@ class HttpConfig:
     """The daemon's version, shown in the OpenAPI document."""
 
     def admits_host(self, host: str) -> bool:
-        """Whether a Host header's value (with or without a port) is on the allow-list."""
+        """Return whether a Host header's value, with or without a port, is on the allow list."""
         if "*" in self.allowed_hosts:
             return True
         name, port = host.rsplit(":", 1) if _has_port(host) else (host, "")
@@ -67,7 +67,7 @@ def _has_port(host: str) -> bool:
 
 
 def _is_port(port: str) -> bool:
-    """Whether this is a port as a URL may have it, where none at all is one."""
+    """Return whether a text is a valid port of a URL; an empty text is valid."""
     return not port or (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= _MAX_PORT)
 
 

@@ -75,7 +75,7 @@ class HeadersTooLargeError(HttpOnlyError):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """How one error is answered; `retry` is sent to SDKs in `x-should-retry` unless None."""
+    """Response to one kind of error; `retry` is sent to SDKs in `x-should-retry` unless None."""
 
     status: int
     anthropic: str

@@ -62,7 +62,7 @@ def _digest(text: str) -> bytes:
 
 
 def _matches(origin: str, pattern: str) -> bool:
-    """Whether an origin is the pattern, with `*` for any text; brackets and question marks stand for themselves."""
+    """Return whether an origin matches a pattern; only `*` is a wildcard, brackets and `?` are literal."""
     parts = (re.escape(part) for part in pattern.split("*"))
     return re.fullmatch(".*".join(parts), origin, re.DOTALL) is not None
 

@@ -29,7 +29,7 @@ class Route:
 
     @property
     def is_api(self) -> bool:
-        """Whether its requests are what clients come for: counted by the rate limiter, and traced."""
+        """Whether the route serves API requests, which are rate limited and traced."""
         return self.access != "peer" and self.template.startswith(COUNTED)
 
 

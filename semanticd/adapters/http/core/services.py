@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class HealthAnswer:
-    """Whether all is well and, if not, the reason."""
+    """Result of a health check: healthy or not, and the reason."""
 
     ok: bool
     reason: str | None = field(default=None, metadata=IF_KNOWN)
@@ -41,17 +41,17 @@ class HealthService(Protocol):
     """The three questions of a supervisor."""
 
     def live(self) -> HealthAnswer:
-        """Whether the process works at all."""
+        """Return the liveness of the process."""
 
     def ready(self) -> HealthAnswer:
-        """Whether requests are taken now."""
+        """Return whether the daemon accepts requests now."""
 
     def startup(self) -> HealthAnswer:
-        """Whether starting has finished."""
+        """Return whether startup has finished."""
 
 
 class Outcomes(Protocol):
-    """Where it is noted how generations ended."""
+    """Port that records how generations ended."""
 
     def answered(self) -> None:
         """Count a complete answer."""

@@ -41,7 +41,7 @@ def model_name(name: str | None) -> str:
 
 
 def only_loads(body: wire.ChatRequest | wire.GenerateRequest) -> bool:
-    """Whether the request has nothing to answer: clients ask so that a model be loaded, or leave memory."""
+    """Return whether the request has no prompt: clients send it to load or unload a model."""
     return not body.messages if isinstance(body, wire.ChatRequest) else not body.prompt
 
 

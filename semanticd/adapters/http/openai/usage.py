@@ -8,14 +8,14 @@ from semanticd.domain.generation import Usage
 
 
 class PromptTokensDetails(Struct):
-    """How much of the prompt came from the cache."""
+    """Breakdown of the prompt tokens: read from the cache."""
 
     cached_tokens: int = 0
     audio_tokens: int = 0
 
 
 class CompletionTokensDetails(Struct):
-    """How much of the answer was thinking."""
+    """Breakdown of the answer's tokens: thinking."""
 
     reasoning_tokens: int = 0
     audio_tokens: int = 0

@@ -75,7 +75,7 @@ class Metrics:
 
 
 def in_anthropic_shape(req: Request) -> bool:
-    """Whether the client speaks Anthropic, which it shows by its version header."""
+    """Return whether the client uses the Anthropic dialect, which its version header shows."""
     return req.get_header("anthropic-version") is not None
 
 

@@ -70,7 +70,7 @@ class CompiledForm:
 
     @property
     def is_spent(self) -> bool:
-        """Whether the next request should compile it again."""
+        """Whether the next request must compile the form again."""
         return self.use.has_failed or self._learned_bytes >= _MAX_LEARNED_BYTES
 
     @property

@@ -84,7 +84,7 @@ def inside_json_string(grammar: str) -> str:
     """Return a grammar of the same language, each text of it as JSON writes it in a string, without the quotes.
 
     Raises:
-        ValueError: it is no grammar.
+        ValueError: It is not a grammar.
         UntranslatableError: it has what cannot be said of a JSON string.
     """
     return _Writer(_Reader(grammar).read()).written()

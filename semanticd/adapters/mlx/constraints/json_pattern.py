@@ -27,7 +27,7 @@ _SHORT = {"\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t", '"': '"', "\\":
 
 
 class _UnclearBoundaryError(Exception):
-    """Where one lexeme ends and the next begins cannot be seen from the next character."""
+    """The next character does not decide where one lexeme ends and the next begins."""
 
 
 def as_rule(node: Node) -> str:
@@ -54,7 +54,7 @@ def as_ignored(node: Node) -> list[str]:
 
 
 def is_plain(node: Node) -> bool:
-    """Whether none of a node's texts has a character that JSON escapes."""
+    """Return whether no text of a node contains a character that JSON escapes."""
     if isinstance(node, Characters):
         return not node.members & ESCAPED
     return all(map(is_plain, _children(node)))

@@ -136,7 +136,7 @@ def allowed_tokens(matcher: LLMatcher, size: int) -> _Mask:
 
 
 def leads_nowhere(matcher: LLMatcher, size: int, *, eos: Sequence[int]) -> bool:
-    """Whether nothing but the end may follow what a form forces from its start, though it is not complete.
+    """Return whether only the end may follow a form's forced start although the form is incomplete.
 
     The vocabulary has `size` tokens; those in `eos` end an answer.
     """
@@ -156,7 +156,7 @@ def leads_nowhere(matcher: LLMatcher, size: int, *, eos: Sequence[int]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class AnswerBounds:
-    """Where an answer lies: it begins after `num_context` tokens and has `max_tokens` at most (None: no limit).
+    """Position of an answer: it begins after `num_context` tokens and has at most `max_tokens` (None: no limit).
 
     One that `may_be_cut` is not ended early where its form is complete: it is text, and its reader must learn that
     it was cut.
@@ -223,7 +223,7 @@ class ConstraintProcessor:
         return logits if mask is None else masked(logits, mask)
 
     def needs_last(self, ids: Sequence[int]) -> bool:
-        """Whether what may come next depends on the token after `ids`."""
+        """Return whether the set of allowed next tokens depends on the token after `ids`."""
         self._follow(ids)
         if self._matcher is not None:
             return True

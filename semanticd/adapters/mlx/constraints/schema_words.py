@@ -108,7 +108,7 @@ _HARMLESS: Mapping[str, tuple[Any, ...]] = {
     "minContains": (0,),
     "not": (False,),
 }
-"""Values that ask for nothing: to leave them out is no loss."""
+"""Values without effect, which can be omitted."""
 _SHOWN = re.compile(r"[\w-]{1,32}", re.ASCII)
 
 
@@ -189,7 +189,7 @@ def _may_be_text(schema: Mapping[str, Any]) -> bool:
 
 
 def looks_around(pattern: str) -> bool:
-    """Whether a regular expression has lookaround, word boundaries or back-references, which have no grammar."""
+    """Return whether a regular expression has lookaround, word boundaries or back-references: no grammar has these."""
     in_class = False
     position = 0
     while position < len(pattern):

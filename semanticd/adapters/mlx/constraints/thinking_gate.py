@@ -36,7 +36,7 @@ class ThinkingGate:
 
     @property
     def may_force(self) -> bool:
-        """Whether a token may have to come after the next one."""
+        """Whether a token may be forced after the next one."""
         if self.closed:
             return False
         # What begins with the next token has thought nothing yet.

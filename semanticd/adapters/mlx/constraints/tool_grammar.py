@@ -243,7 +243,7 @@ def _input_rules(tool: ToolSpec) -> str | None:
     """Return a tool's grammar for text inside a JSON string; None where it cannot be said there.
 
     Raises:
-        UnsupportedError: it is no grammar.
+        UnsupportedError: It is not a grammar.
     """
     try:
         return _rewritten(tool.input_grammar)

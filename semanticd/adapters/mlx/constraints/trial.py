@@ -69,7 +69,7 @@ class TooComplexError(Exception):
 
 
 def is_plain(schema: Any) -> bool:
-    """Whether a schema has no words but those whose cost is known."""
+    """Return whether a schema has only keywords of known cost."""
     left = [schema]
     while left:
         part = left.pop()

@@ -108,7 +108,7 @@ class SlottedKVCache:
 
     @property
     def _is_even(self) -> bool:
-        """Whether all rows are of one length."""
+        """Whether all rows have the same length."""
         return self.lengths.count(self.lengths[0]) == len(self.lengths)
 
     @property
@@ -139,7 +139,7 @@ class SlottedKVCache:
         return self.nbytes - self.nbytes // (self.keys.shape[0] * self.capacity) * self._needed
 
     def empty(self) -> bool:
-        """Whether nothing was written yet."""
+        """Return whether nothing has been written yet."""
         return self.keys is None
 
     def size(self) -> int:

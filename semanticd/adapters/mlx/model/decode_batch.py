@@ -29,10 +29,10 @@ from semanticd.adapters.mlx.model.sampling import SequenceSampler, greedy
 
 
 class Form(Protocol):
-    """Says which tokens may come next in one sequence's answer."""
+    """Constraint on the next token of one sequence's answer."""
 
     def needs_last(self, ids: Sequence[int]) -> bool:
-        """Whether that depends on the token after `ids`, all that the sequence had before its last token."""
+        """Return whether the constraint depends on the token after `ids`, the sequence without its last token."""
 
     def mask(self, ids: Sequence[int], last: int | None, *, size: int) -> PackedMask | None:
         """Return which of `size` tokens may follow `ids` and `last`, None where it is not needed; None: all may."""
@@ -264,7 +264,7 @@ class DecodeBatch(GenerationBatch):
     def _sampled_along(
         self, number: int, form: GuardedForm, logits: mx.array, fed: Sequence[int]
     ) -> _Verified:
-        """As `_accepted`, a position at a time: the form must not see a token that is not in the answer."""
+        """Accept draft tokens one position at a time: the form must see only tokens of the answer; see `_accepted`."""
         sampler = self.samplers[number] or self.fallback_sampler
         tokens = self.tokens[number]
         ids: list[int] = []

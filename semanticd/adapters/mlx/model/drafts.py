@@ -45,7 +45,7 @@ class RowDrafts:
         self._drafter.begin(prompt, answer)
 
     def expect(self, ids: Sequence[int], *, room: int) -> bool:
-        """Whether there may be a draft of what follows the token behind `ids`; `room` is the longest there may be."""
+        """Return whether a draft may follow the token after `ids`; `room` is its maximum length."""
         # What makes the running cache grow is left to a plain step, for which room was made.
         self._most = min(self._max_drafts, room)
         if self._max_length is not None:

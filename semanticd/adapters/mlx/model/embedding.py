@@ -53,7 +53,7 @@ class TextEmbedder:
         positions = mx.arange(longest)[None, :]
         ends = lengths[:, None]
         chosen = positions == ends - 1 if self._pooling == "last" else positions < ends
-        # A padding position may hold anything, also what is no number.
+        # A padding position may hold any value, including NaN.
         pooled = mx.where(chosen[:, :, None], features, 0.0).sum(axis=1)
         return self._vectors(pooled, dimensions)
 

@@ -1,4 +1,4 @@
-"""Evaluates a prefill chunk in parts, so that one that is no longer wanted is left in the middle.
+"""Evaluates a prefill chunk in parts, so that an unneeded chunk can be abandoned in the middle.
 
 A chunk of a long prompt takes up to a second. What a layer's cache holds depends on the layers before it and on none
 behind: evaluated in the layers' order, a part at a time, a chunk computes the same as at once. On a CPU our own

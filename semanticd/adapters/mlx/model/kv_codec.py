@@ -154,7 +154,7 @@ class KvCodec:
 
     @property
     def has_state(self) -> bool:
-        """Whether some layers need snapshots."""
+        """Whether any layer needs snapshots."""
         return bool(self._state_leaves)
 
     @property

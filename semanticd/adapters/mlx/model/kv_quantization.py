@@ -10,7 +10,7 @@ t*  [layers, heads, tokens * dim]     groups along the channels of a token, or o
 of which `*` is q (packed numbers), s (scales) and b (offsets), as MLX packs them, with scales and offsets in float16.
 
 - The rotation is a Hadamard matrix: it spreads the few channels that are far larger than the others over all of
-  them. A length that is no power of two is rotated in parts that are (80: 64 and 16).
+  them. A length that is not a power of two is rotated in parts that are (80: 64 and 16).
 - A rotated key still has channels that keep their offset from token to token: keys are grouped by channel. The tokens
   behind the last multiple of 64 are grouped by token, and values always are.
 - Models park their attention on the first token. Its keys and values have ten times the size of others, and a small
@@ -38,7 +38,7 @@ _LARGEST_SCALE = float(np.finfo(np.float16).max)
 
 @dataclass(frozen=True, slots=True)
 class KvQuantization:
-    """How the keys, or the values, of layers of one shape are stored."""
+    """Storage format of the keys or values of layers of one shape."""
 
     bits: int
     num_heads: int
@@ -101,7 +101,7 @@ class KvQuantization:
         return array
 
     def fits(self, parts: Mapping[str, mx.array], *, num_layers: int) -> bool:
-        """Whether these are parts of so many layers of this shape, as `encode` makes them."""
+        """Return whether the parts are `encode`'s output for this number of layers and this shape."""
         whole = (num_layers, self.num_heads, self.dim)
         by_channel, by_token = parts.get("cq"), parts.get("tq")
         if by_channel is None and by_token is None:

@@ -44,7 +44,7 @@ _HALF_ON_CPU = "float32 does not fit, and this is many times slower; give it mor
 
 @dataclass(frozen=True, slots=True)
 class ComputeOptions:
-    """How models are computed."""
+    """Options of computing models."""
 
     cpu_math: bool = True
     """Whether models on the CPU get functions of our own."""
@@ -189,7 +189,7 @@ class MlxModelLoader:
         return spread_of(load_config(Path(installed.path)), name=installed.model_id, world_size=world_size)
 
     def has_experts(self, installed: InstalledModel) -> bool:
-        """Whether a model's tokens choose experts."""
+        """Return whether a model routes tokens to experts."""
         from semanticd.adapters.mlx.model.sharding import has_experts
 
         return has_experts(load_config(Path(installed.path)))

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 
 class OutputHead:
-    """Where one of mlx-lm's models computes its logits: in its `lm_head`, or in its embeddings when they are tied.
+    """The module of an mlx-lm model that computes the logits: `lm_head`, or the embeddings if they are tied.
 
     A model that does it elsewhere computes the logits of all positions, as it would without this.
     """

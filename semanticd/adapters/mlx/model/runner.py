@@ -87,7 +87,7 @@ class _Decoding:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How answers are decoded."""
+    """Options of decoding."""
 
     constraint_processor: Callable[[OutputConstraint, int], Form] | None = None
     """Makes, from a constraint and the length of the context that precedes the answer, the form that enforces it."""
@@ -157,7 +157,7 @@ class MlxModelRunner:
 
     @property
     def makes_drafts(self) -> bool:
-        """Whether tokens are guessed."""
+        """Whether the runner makes drafts."""
         return self._max_drafts > 0
 
     @property

@@ -20,7 +20,7 @@ _NEVER = -float("inf")
 
 _TEMPERATURES = (1e-5, 1e5)
 _MIN_REPETITION_PENALTY = 1e-2
-"""What is smaller or larger is no other choice, and in float32 it would become none at all: zero, infinity, NaN."""
+"""Values outside these bounds change no choice, and in float32 they would become zero, infinity or NaN."""
 
 
 def greedy(logprobs: mx.array) -> mx.array:

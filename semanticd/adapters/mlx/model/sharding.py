@@ -108,7 +108,7 @@ def device_kind() -> str:
 
 
 def has_experts(config: Mapping[str, Any]) -> bool:
-    """Whether tokens choose experts: ranks that round otherwise could choose otherwise."""
+    """Return whether tokens choose experts: ranks that round differently could choose different ones."""
     text = {**config, **(config.get("text_config") or {})}
     return any(isinstance(text.get(key), int) and text[key] > 1 for key in _EXPERTS)
 

@@ -23,7 +23,7 @@ _MKL_ON_TBB = 4
 
 @dataclass(frozen=True, slots=True)
 class BlasChoice:
-    """Which BLAS is in use: `accelerate`, `mkl`, `openblas`, or `reference` with the reason."""
+    """The BLAS in use: `accelerate`, `mkl`, `openblas`, or `reference` with the reason."""
 
     name: str
     path: str | None

@@ -55,7 +55,7 @@ def _physical_footprint() -> int | None:
 
 
 def allocation_fails_cleanly() -> bool:
-    """Whether an allocation that fails raises an error here: MLX's CPU back-end ends the process (seen with 0.32)."""
+    """Return whether a failed allocation raises an error: MLX's CPU back end aborts the process (0.32)."""
     return mx.default_device() != mx.Device(mx.cpu)
 
 

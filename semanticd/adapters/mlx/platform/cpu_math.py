@@ -36,7 +36,7 @@ REVISION = 1
 _MASKED = -1e30
 """Far below any score, and finite: a row that is all padding must not become NaN."""
 SCORES_BYTES = 8 << 20
-"""Largest tensor of scores; longer queries are taken in parts. Larger ones are no faster, and count in no budget."""
+"""Largest tensor of scores; longer queries are split. Larger ones are not faster, and no budget covers them."""
 _ROWS = 64
 """Rows of scores handled at once: with 1,024 keys 256 KiB, which fits into a core's own cache."""
 _BLOCKS_PER_THREAD = 6

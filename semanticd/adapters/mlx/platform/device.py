@@ -210,7 +210,7 @@ class MlxMemory:
         """Return how short the machine is of memory."""
         try:
             return self._read()
-        except Exception as error:  # noqa: BLE001 (whatever a system does not say is no reason to stop)
+        except Exception as error:  # noqa: BLE001 (a property that the system does not report must not stop the start)
             self._log.warning("memory_pressure_not_read", reason=repr(error))
             self._read = lambda: "none"
             return "none"

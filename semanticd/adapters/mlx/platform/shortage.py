@@ -26,7 +26,7 @@ _WORDS = (
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether an error means that there was not enough memory."""
+    """Return whether an error means a lack of memory."""
     if isinstance(error, MemoryError):
         return True
     text = str(error).lower()

@@ -20,7 +20,7 @@ _MAX_HEAD = 1024
 
 @dataclass(frozen=True, slots=True)
 class CallElements:
-    """How a family writes a call: patterns for the heads, in which the group `name` is the name."""
+    """Syntax of a model family's calls: patterns of the heads; the group `name` captures the name."""
 
     call: re.Pattern[str]
     """The beginning of a call, up to its first argument."""
@@ -30,9 +30,9 @@ class CallElements:
     """The beginning of an argument, up to its value; the group `string` may say that it is a string."""
     argument_end: str
     space: Literal["none", "line", "all"]
-    """What is no part of a value: one line break on each side, or all white space on both."""
+    """White space that is not part of a value: one line break on each side, or all of it on both sides."""
     nulls: bool = False
-    """Whether the word null is no string either."""
+    """Whether the word null, too, is not a string."""
 
 
 class ElementCallReader:
@@ -61,27 +61,27 @@ class ElementCallReader:
 
     @property
     def started(self) -> bool:
-        """Whether a call was begun."""
+        """Whether a call has begun."""
         return self._json.started if self._json is not None else self._started
 
     @property
     def complete(self) -> bool:
-        """Whether the last call was read to its end."""
+        """Whether the last call is complete."""
         return self._json.complete if self._json is not None else self._complete
 
     @property
     def begun(self) -> str:
-        """What was written of the last call, where its arguments were JSON: others are ended whatever comes."""
+        """Text of the last call if its arguments are JSON; calls of other kinds end regardless of what follows."""
         return self._json.begun if self._json is not None else ""
 
     @property
     def rest(self) -> str:
-        """What came after the last arguments, or broke them, where they were JSON."""
+        """Text that followed the last arguments, or broke them, if they are JSON."""
         return self._json.rest if self._json is not None else ""
 
     @property
     def left(self) -> str:
-        """What came after the last call, once its end was taken."""
+        """Text after the last call, once its end was read."""
         return self._json.left if self._json is not None else self._buffer.lstrip()
 
     def feed(self, text: str) -> list[Piece]:

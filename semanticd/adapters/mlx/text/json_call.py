@@ -79,7 +79,7 @@ class JsonCallReader:
 
     @property
     def left(self) -> str:
-        """What came after the last call, without what closes it and its list."""
+        """Text after the last call, without the delimiters that close the call and its list."""
         closing = self._head.after.match(self.rest)
         end = closing.end() if closing is not None else 0
         return self.rest[end or _end_of_object(self.rest) :].lstrip(_CLOSING)

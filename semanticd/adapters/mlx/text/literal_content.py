@@ -3,7 +3,7 @@
 A chat template puts contents and control tokens into one string, which the tokenizer reads as a whole: a content with
 `<|im_end|>` in it would end its own message, and could continue in another's name. So every control token in a
 content is marked before the template sees it: a mark after its first character. The rendered text carries the marks,
-and is tokenized apart at each: no token reaches across, and the mark itself is no part of the text.
+and is tokenized apart at each: no token reaches across, and the mark itself is not part of the text.
 
 The mark is U+FDD0, which Unicode reserves for a program's own use. A content's own U+FDD0 is doubled, and halved again.
 """

@@ -121,7 +121,7 @@ class MlxOutputParser:
         return events
 
     def finish(self, *, cut: bool = False) -> list[GenerationEvent]:
-        """Take the end of the text; a call that is `cut` by its room is kept as far as it came, and is no text."""
+        """Process the end of the text; a call that the token limit `cut` is kept incomplete, not emitted as text."""
         events: list[GenerationEvent] = []
         while (block := self._block) is not None:
             rest, self._buffer = self._buffer, ""
@@ -300,7 +300,7 @@ class MlxOutputParser:
             self._stream(block, reader.end(), events)
             if reader.complete:
                 left = reader.left
-                # A marker of which the answer's end cut a part is no text.
+                # A marker that the end of the answer truncated is not text.
                 self._read_left(block, left if end else _without_overlap(left, block.form.end), events)
             else:
                 self._break_call(reader, events)
@@ -402,7 +402,7 @@ class MlxOutputParser:
         return calls
 
     def _calls(self, parse: Parse | None, text: str) -> list[tuple[str, str]]:
-        """Return names and JSON arguments of all calls in the text, or nothing when any of it is no call."""
+        """Return names and JSON arguments of all calls in the text, or nothing if any part of it is not a call."""
         for read in (parse, json_calls):
             if read is None or not text:
                 continue
@@ -415,7 +415,7 @@ class MlxOutputParser:
 
 
 def _is_begun(block: _Block) -> bool:
-    """Whether a call of it was handed on."""
+    """Return whether one of its calls was already emitted."""
     return block.reader is not None and block.reader.started
 
 

@@ -87,7 +87,7 @@ class WindowStreamDecoder:
 
 
 class TokenBytes:
-    """Which bytes each token of a byte-level vocabulary stands for."""
+    """Bytes of each token of a byte-level vocabulary."""
 
     def __init__(self, backend: Any, *, silent: frozenset[int]) -> None:
         """`backend` is a tokenizer of the `tokenizers` library; `silent` ids have no bytes."""

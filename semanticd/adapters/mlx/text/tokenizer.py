@@ -37,7 +37,7 @@ from semanticd.domain.stop_matcher import VisibleStops
 _ENDS_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|return|>", "<|call|>", "<|end_of_turn|>")
 
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
-"""How vocabularies that are not byte-level write a byte that is no character."""
+"""Spelling of a byte that is not a character, in vocabularies that are not byte-level."""
 
 _ANCHOR = "\n"
 """Text that no tokenizer joins with a letter or a bracket after it."""
@@ -255,7 +255,7 @@ class MlxTokenizer:
 
     @property
     def thinks(self) -> bool:
-        """Whether the model may think before it answers, as far as its template shows."""
+        """Whether the model may think before it answers, judging by its template."""
         return bool(self._markup.think_end) or self._speaks_in_channels
 
     def _begins_thinking(self, prompt: ChatPrompt) -> bool:

@@ -40,7 +40,7 @@ def parse(
 
     Raises:
         InvalidRequestError: the request contradicts itself.
-        UnsupportedError: it asks for images, audio, or tools that are no functions.
+        UnsupportedError: it asks for images, audio, or tools that are not functions.
     """
     if body.functions:
         raise UnsupportedError("functions were replaced by tools; send tools", param="functions")

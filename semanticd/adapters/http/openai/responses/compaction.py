@@ -47,7 +47,7 @@ def asking_for_a_summary(request: GenerationRequest) -> GenerationRequest:
             prompt,
             messages=(*prompt.messages, Message.of("user", _QUESTION.format(words=words))),
             tool_choice=ToolChoice("none"),
-            # What is thought is no part of the summary, and would take its room.
+            # Thinking is not part of the summary and would use up its tokens.
             template_options={**prompt.template_options, "enable_thinking": False},
         ),
         sampling=sampling,

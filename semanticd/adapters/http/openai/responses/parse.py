@@ -211,7 +211,7 @@ def _resolved(item: wire.InputItem, path: str, look_up: LookUp) -> wire.InputIte
 
 
 def is_reference(item: wire.InputItem) -> bool:
-    """Whether an item stands for one that was sent or answered before; its type may be left out."""
+    """Return whether an item refers to an earlier item; its type is optional."""
     return item.type == "item_reference" or (
         item.type is None and item.role is None and item.content is None and item.id is not None
     )

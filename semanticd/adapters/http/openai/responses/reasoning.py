@@ -50,7 +50,7 @@ def _mac(packed: bytes, key: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ReasoningForm:
-    """How a request wants thinking shown."""
+    """Form in which a request wants thinking returned."""
 
     summarized: bool = False
     key: bytes | None = None

@@ -118,7 +118,7 @@ class InputItem(Struct):
 
 
 class PromptCacheOptions(Struct):
-    """How long a prompt is kept at least, and the response to compare it with."""
+    """Minimum retention of a prompt, and the response to compare it with."""
 
     mode: Literal["implicit", "explicit"] | None = None
     ttl: Literal["30m", "12h"] | None = None
@@ -181,14 +181,14 @@ class CompactRequest(ResponsesRequest, kw_only=True):
 
 
 class InputTokensDetails(Struct):
-    """How much of the input came from the cache, and how much was newly kept."""
+    """Breakdown of the input tokens: read from the cache, and newly cached."""
 
     cached_tokens: int
     cache_write_tokens: int
 
 
 class OutputTokensDetails(Struct):
-    """How much of the output was thinking."""
+    """Breakdown of the output tokens: thinking."""
 
     reasoning_tokens: int
 
