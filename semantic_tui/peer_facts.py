@@ -18,7 +18,7 @@ def peers_line(peers: Sequence[PeerFacts]) -> tuple[str, str]:
 
 
 def peers_text(peers: Sequence[PeerFacts], width: int) -> Content:
-    """Return each peer in a few lines of `width` characters: what it was asked for, what it sent, what failed."""
+    """Return each peer in a few lines of `width` characters: queries, replies, failures."""
     if not peers:
         return Content.styled(
             "No peers. SEMANTIC_PEERS=http://mac-2:8000 lets this daemon read blocks from another machine's disk.",

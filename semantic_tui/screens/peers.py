@@ -1,4 +1,4 @@
-"""The peers: the machines that blocks are read from, over whatever screen is shown."""
+"""The peers: the machines from which blocks are read; shown over any screen."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Awake:
     def __init__(
         self, *, log: Log, spawn: Spawn = spawn_quietly, platform: str = sys.platform, pid: int | None = None
     ) -> None:
-        """Hold nothing yet, and never anything on other systems than macOS."""
+        """Begin without an assertion; systems other than macOS never hold one."""
         self._log = log
         self._spawn = spawn
         self._enabled = platform == "darwin"

@@ -183,7 +183,7 @@ def _open(file: Path, options: LogOptions) -> logging.Handler:
 
 
 def _mask(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Never let a key into a log, whatever code passes one."""
+    """Mask keys in log fields, whichever code passes them."""
     for name in event:
         if name.lower().replace("-", "_") in _SECRETS:
             event[name] = "********"

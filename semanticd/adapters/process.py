@@ -142,7 +142,7 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def running_pid(path: Path) -> int | None:
-    """Return the pid of the daemon that holds the lock; None when no process does, whatever the file says.
+    """Return the pid of the daemon that holds the lock; None if no process does, even if the file names one.
 
     Another user's file, or a link, says nothing: what it names may be sent a signal.
     """

@@ -37,7 +37,7 @@ class OtelSpan:
             self.trace_parent = carrier["traceparent"]
 
     def end(self, *, failed: bool, **attributes: Attribute) -> None:
-        """It is over; `__` in a name stands for a dot."""
+        """End the span; `__` in a name stands for a dot."""
         from opentelemetry.trace import Status, StatusCode
 
         for name, value in attributes.items():
@@ -74,7 +74,7 @@ class OtelTracer:
         return OtelSpan(span, propagator=self._propagator, set_span=self._set_span)
 
     def record(self, phases: Sequence[Phase], *, trace_parent: str) -> None:
-        """Add phases that are over below a span of this process."""
+        """Add finished phases as children of a span of this process."""
         context = self._propagator.extract({"traceparent": trace_parent})
         for phase in phases:
             span = self._tracer.start_span(
@@ -86,7 +86,7 @@ class OtelTracer:
             span.end(int(phase.ended_at * _NS))
 
     def close(self) -> None:
-        """Send what is left, for a few seconds at most: a collector that is away must not hold up the daemon's end."""
+        """Send the remaining spans, for a few seconds at most: a missing collector must not delay the exit."""
         closing = threading.Thread(target=self._provider.shutdown, name="tracing-close", daemon=True)
         closing.start()
         closing.join(_CLOSE_WITHIN_S)

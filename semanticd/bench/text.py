@@ -76,6 +76,6 @@ class TextSource:
         return self.words(label, round(num_tokens / self.tokens_per_word))
 
     def calibrate(self, *, num_words: int, num_tokens: int) -> None:
-        """Learn from the server that so many more words took so many more tokens."""
+        """Update the ratio of words to tokens by what the server counted."""
         if num_tokens > 0:
             self.tokens_per_word = num_tokens / num_words

@@ -215,7 +215,7 @@ class AsyncControlClient:
             subscription.fail(failure)
 
     async def close(self) -> None:
-        """Hang up. Idempotent."""
+        """Close the connection. Idempotent."""
         self._reading.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._reading

@@ -180,7 +180,7 @@ class ControlClient:
         return self._incoming.popleft()
 
     def close(self) -> None:
-        """Hang up; the daemon drops this client's subscriptions."""
+        """Close the connection; the daemon drops this client's subscriptions."""
         with contextlib.suppress(OSError):
             self._socket.close()
 

@@ -574,7 +574,7 @@ def rows_in(result: object, name: str) -> list[dict[str, Any]]:
 
 
 def read(kind: type[_T], data: object) -> _T:
-    """Return a result of this kind with the values of `data`; it never raises, whatever `data` is."""
+    """Return a result of this kind with the values of `data`; never raises, for any `data`."""
     given = data if isinstance(data, Mapping) else {}
     taken = {}
     any_kind: Any = kind

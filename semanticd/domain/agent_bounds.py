@@ -1,4 +1,4 @@
-"""The bounds of an agent's record, from whatever source: a file, a database.
+"""The bounds of an agent's record from any source: a file, a database.
 
 Rule: a value passes only if everything that shows it, sums it or sends it on can take it. Python's integers, floats and
 text hold more than a timestamp, SQLite, MessagePack and UTF-8 do, and one such value in a list costs the whole list.
@@ -125,12 +125,12 @@ def metadata_characters(metadata: Mapping[str, str]) -> int:
 
 
 def count_or_nothing(value: object) -> int:
-    """Return a count as it is, 0 for what is none."""
+    """Return a count unchanged, or 0 if the value is not a count."""
     return value if isinstance(value, int) and 0 <= value <= MAX_COUNT else 0
 
 
 def time_or_nothing(value: object) -> float:
-    """Return a time (seconds since the epoch) as it is, 0 for what is none."""
+    """Return a time (seconds since the epoch) unchanged, or 0 if the value is not a time."""
     return value if isinstance(value, int | float) and 0 <= value <= MAX_TIME else 0.0
 
 

@@ -1,4 +1,4 @@
-"""The one rule for agents' ids, wherever one is made: over HTTP, on the control socket, out of a file."""
+"""The rule for agent ids from every source: HTTP, the control socket, files."""
 
 from __future__ import annotations
 

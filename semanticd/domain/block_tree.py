@@ -60,7 +60,7 @@ class SizedTree(BlockTree, Protocol):
         """Bytes of a snapshot."""
 
     def stored_bytes(self, num_tokens: int, *, begins: bool = False) -> int:
-        """Bytes of the tensors of so many tokens; `begins`: the first ones of a sequence."""
+        """Return the tensor bytes of this number of tokens; `begins`: the first ones of a sequence."""
 
 
 @dataclass(frozen=True, slots=True)

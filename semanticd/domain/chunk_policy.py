@@ -80,7 +80,7 @@ class ChunkRates:
     """Speeds by class of end, then by class of size."""
 
     def record(self, num_tokens: int, seconds: float, *, num_cached: int = 0) -> None:
-        """Take the time of a chunk after `num_cached` tokens. What was slow counts for more than what was quick."""
+        """Record the time of a chunk after `num_cached` tokens. Slow chunks have more weight than fast ones."""
         if seconds <= 0:
             return
         rates = self._rates.setdefault(_end_class(num_cached + num_tokens), {})
@@ -93,7 +93,7 @@ class ChunkRates:
                 rates[larger] += _CATCH_UP * (rates[size] - rate)
 
     def fitting(self, seconds: float, most: int, *, num_cached: int = 0) -> int:
-        """Return the tokens after `num_cached`, at most `most`, for so many seconds; 0: nothing was measured."""
+        """Return how many tokens after `num_cached`, at most `most`, fit into this time; 0 if nothing was measured."""
         if not self._rates:
             return 0
         for size in range(_size_class(most), 0, -1):

@@ -69,7 +69,7 @@ def choose_group(length: int, groups: Iterable[DecodeGroup], *, room_tokens: int
 
 
 def capacity_for(length: int) -> int:
-    """Return the tokens that a running cache has room for when it holds so many."""
+    """Return the capacity in tokens of a running cache that holds this number of tokens."""
     return -(-length // GROWTH_TOKENS) * GROWTH_TOKENS
 
 

@@ -85,7 +85,7 @@ class EarlierText:
         return found[: found.index(SEPARATOR)].tolist() if SEPARATOR in found else found.tolist()
 
     def only_answers(self) -> EarlierText:
-        """Return it without its runs: only who asks the very same prompt finds an answer."""
+        """Return it without its runs: only an identical prompt still finds an answer."""
         return EarlierText(self.ids, array("Q"), self.answers)
 
     def with_answer(

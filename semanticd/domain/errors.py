@@ -207,7 +207,7 @@ class ModelLoadError(ModelError):
 
 
 class BrokenModelError(ModelLoadError):
-    """The files are damaged, not whole, or those of no model that is known: trying again is of no use."""
+    """The files are damaged, incomplete or of an unknown model: a retry is useless."""
 
 
 class ModelTooLargeError(ModelLoadError):

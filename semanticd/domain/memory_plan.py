@@ -217,7 +217,7 @@ _RAISED_STEPS = 10
 def lowered(
     pressure: Pressure, *, budget_bytes: int, planned_bytes: int, used_bytes: int, kept_bytes: int
 ) -> int:
-    """Return a lower budget: three quarters of what is in use at a warning, half of it when memory is gone.
+    """Return a lower budget: three quarters of the used memory at a warning, half of it when memory has run out.
 
     `kept_bytes` stay, and an eighth of the planned budget does: others may be to blame, and requests need some.
     """
@@ -250,7 +250,7 @@ class WeightRoom:
     free_bytes: Callable[[], int]
 
     def planned_bytes(self, token_bytes: int | None) -> int:
-        """Return what wide weights may take by the plan, whatever is free."""
+        """Return the bytes that wide weights may use by the plan, regardless of free memory."""
         room = self.device.room_bytes
         return max(room - self._kv_bytes(token_bytes), room // 2)
 
@@ -270,7 +270,7 @@ class WeightRoom:
 
 
 def packed_on_cpu(missing_bytes: int) -> str:
-    """Return the warning about weights that stay packed on a CPU because so much memory is missing."""
+    """Return the warning about weights that stay packed on a CPU because this much memory is missing."""
     return (
         f"packed weights on the CPU compute many times slower: give it {-(-missing_bytes // (1 << 20))} MiB more "
         "(SEMANTIC_MLX_MEMORY_MB), or choose a smaller model"

@@ -135,7 +135,7 @@ def merged(older: Iterable[Snapshot], newer: Iterable[Snapshot], *, turn: int) -
 
 
 def thinned(snapshots: Sequence[Snapshot], *, end: int, turn: int, max_bytes: float) -> list[Snapshot]:
-    """Return the snapshots to give up so that the others take at most `max_bytes`, as far as that is possible.
+    """Return the snapshots to drop so that the others use at most `max_bytes`, as far as possible.
 
     The first one between messages stays, for it is what conversations share, and so do those between messages of the
     last `RECENT_TURNS` turns before `turn`. Of the others the ones go first whose absence makes the least difference,

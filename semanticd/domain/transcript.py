@@ -179,7 +179,7 @@ class Transcript:
 
 
 def _parts(segments: Sequence[Segment], cut: Cut) -> tuple[tuple[Segment, ...], tuple[Segment, ...]] | None:
-    """Return what comes before a cut and what after; None where it is not within one segment, or at an end."""
+    """Return the parts before and after a cut; None if it is not inside one segment."""
     num_chars, num_bytes = cut.num_chars, 4 * cut.num_tokens
     for at, segment in enumerate(segments):
         if num_chars == 0 and num_bytes == 0:
@@ -221,7 +221,7 @@ class TranscriptIndex:
     _ROOT = b"root"
 
     def __init__(self, *, max_bytes: int = 128 * 1024 * 1024) -> None:
-        """Keep at most so many bytes of segments."""
+        """Keep at most this number of bytes of segments."""
         self._max_bytes = max_bytes
         self._num_bytes = 0
         self._nodes: OrderedDict[bytes, _Node] = OrderedDict()
@@ -236,7 +236,7 @@ class TranscriptIndex:
         return self._num_bytes
 
     def add(self, segments: Iterable[Segment]) -> tuple[Segment, ...]:
-        """Remember a transcript; what is already known is only touched. Returns its segments, equal ones shared."""
+        """Add a transcript; known segments are only touched. Returns its segments, with equal ones shared."""
         parent = self._ROOT
         used: list[bytes] = []
         held: list[Segment] = []

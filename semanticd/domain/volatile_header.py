@@ -17,7 +17,7 @@ _HEADER = re.compile(
 
 
 def without_volatile_header(message: Message) -> Message:
-    """Return a system message without the header, wherever in it that stands; other messages as they are.
+    """Return a system message without the header, at any position; other messages unchanged.
 
     Each part is read for itself, and one that held nothing else is left out. No other text is changed.
     """

@@ -31,7 +31,7 @@ def max_drafts(speculation: int | str) -> int:
 
 
 def first_model(settings: Settings) -> str:
-    """Return the name of the model that the daemon starts with: the user's choice, else what goes by the machine."""
+    """Return the name of the model that the daemon starts with: the user's choice, else the machine's default."""
     return settings.mlx.model_id or default_model_name(open_registry(settings), machine(settings))
 
 

@@ -253,7 +253,7 @@ def check_folder(name: str, folder: Path, *, private: bool) -> Finding:
 
 
 def check_disk(folder: Path, *, reserve_gb: float | None = None) -> Finding:
-    """Room for the warm tier; `reserve_gb` is what it leaves free, None: what goes by the volume."""
+    """Check the room for the warm tier; `reserve_gb` stays free, None: a default by volume size."""
     existing = next((one for one in (folder, *folder.parents) if one.exists()), Path("/"))
     usage = shutil.disk_usage(existing)
     space = VolumeSpace(usage.free, usage.total)
@@ -262,7 +262,7 @@ def check_disk(folder: Path, *, reserve_gb: float | None = None) -> Finding:
 
 
 def room_on_disk(folder: Path, *, free_bytes: int, reserve_bytes: int) -> Finding:
-    """Judge what is free for a folder: an error where files hardly can be written, blocks or not."""
+    """Judge a folder's free space: an error if hardly any file can be written."""
     text = f"{size(free_bytes)} free for {folder}"
     advice = "make room; `semanticd cache prune SIZE` removes the least recently used blocks"
     facts = {"free_bytes": free_bytes, "reserve_bytes": reserve_bytes}

@@ -48,7 +48,7 @@ class _Health:
         return HealthAnswer(ok=True)
 
     def startup(self) -> HealthAnswer:
-        """Starting is over once the first model is loaded."""
+        """Startup ends once the first model is loaded."""
         if self._state() == "starting":
             return HealthAnswer(
                 ok=False,

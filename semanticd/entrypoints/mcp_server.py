@@ -57,7 +57,7 @@ class CacheTools:
     """The tools, for the daemon behind a socket."""
 
     def __init__(self, socket: Path, *, agent: str | None = None) -> None:
-        """Ask the daemon at `socket`; `agent` is meant where a call names none."""
+        """Query the daemon at `socket`; `agent` is used for calls that do not name one."""
         self._socket = socket
         self._agent = agent
 
@@ -107,7 +107,7 @@ class CacheTools:
         return await self._ask("agents.fork", agent=self._meant(agent), new_id=new_id)
 
     async def rewind(self, agent: str | None = None, turns: int = 1) -> Facts:
-        """Forget an agent's last turns permanently; what came before them stays cached."""
+        """Forget an agent's last turns permanently; the turns before them stay cached."""
         return await self._ask("agents.rewind", agent=self._meant(agent), turns=turns)
 
     async def pin(self, agent: str | None = None, seconds: float | None = None, keep: bool = True) -> Facts:

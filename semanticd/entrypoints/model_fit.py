@@ -97,7 +97,7 @@ class FitTable:
 
 
 def fit_table(memory_bytes: int | None = None, settings: Settings | None = None) -> FitTable:
-    """Return what fits on this machine, or on one of the same kind with so much memory."""
+    """Return what fits on this machine, or on one of the same kind with this much memory."""
     settings = settings or load_settings().settings
     device = machine(settings)
     if memory_bytes is not None:

@@ -136,7 +136,7 @@ def _end_with_parent(store: list[DiskWarmStore]) -> None:
 
 
 def _end(store: list[DiskWarmStore]) -> None:
-    """Write what is to be written and end, whatever the other threads wait for."""
+    """Write pending blocks and exit, regardless of the other threads."""
     limit = threading.Timer(_CLOSING_S, os._exit, args=(1,))
     limit.daemon = True
     limit.start()

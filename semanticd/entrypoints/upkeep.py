@@ -73,7 +73,7 @@ class Upkeep:
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[None]:
-        """Inside, what is not needed any more leaves RAM and disk, and what is needed soon comes."""
+        """Run the maintenance jobs inside the context: free unused memory and disk, and load what is needed soon."""
         tasks = [
             asyncio.create_task(asyncio.to_thread(self._leave_out_of_backups)),
             # The cap may be lower than at the last start; where nothing is written, nothing else enforces it.

@@ -1,4 +1,4 @@
-"""A file of settings, read whole: a regular file of at most 1 MiB, whatever lies where the user pointed.
+"""A file of settings, read whole: a regular file of at most 1 MiB, whatever the path refers to.
 
 Rule: what is judged is what is read, so facts and content come from one descriptor; nothing in the file's place (a
 pipe, a device, a file of the kernel's without an end) makes us wait or fills the memory.

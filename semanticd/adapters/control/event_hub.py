@@ -62,7 +62,7 @@ class HubSubscription:
             await self._ready.wait()
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._hub.forget(self)
 
 

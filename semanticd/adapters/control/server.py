@@ -148,7 +148,7 @@ class ControlServer:
         return None
 
     def _one_leaves(self) -> bool:
-        """Hang up on the client that is missed least; returns False where all wait for something."""
+        """Disconnect the least important client; returns False if all clients wait for something."""
         idle = {task: one.worth for task, one in self._connections.items() if not one.is_busy}
         if not idle:
             return False

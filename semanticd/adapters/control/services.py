@@ -67,7 +67,7 @@ class Subscription(Protocol):
         """Wait for the next event: its topic, its data, and how many were lost before it."""
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
 
 
 class EventsHub(Protocol):

@@ -63,7 +63,7 @@ async def publish_snapshots(services: Services, *, interval_s: float, log: Log) 
 
 
 async def _publish_agents(services: Services, events: EventsHub, *, log: Log) -> None:
-    """Publish the agents that changed, and all of them to those who want it so."""
+    """Publish the changed agents, and the complete list to the subscribers of that topic."""
     if services.agents is None:
         return
     watch = services.agents.watch

@@ -141,7 +141,7 @@ def _language_part(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _length(value: Any) -> int:
-    """Return a length in tokens; 0 for what is none."""
+    """Return a length in tokens; 0 if the value is not a length."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= _LONGEST_CONTEXT:
         return 0
     return int(value)

@@ -61,7 +61,7 @@ class GgufFiles:
         return known.digest
 
     def last_digest(self, path: Path) -> str | None:
-        """Return the SHA-256 of a file's content as it was last computed, whatever happened to the file."""
+        """Return the last computed SHA-256 of a file's content, even if the file has changed since."""
         known = self._read().get(_key(path))
         return None if known is None else known.digest
 
@@ -125,7 +125,7 @@ class GgufFiles:
 
 
 def kept_name(name: str, digest: str) -> str:
-    """Return the name that was kept for a content, or in its place one that can be written; equal ones stay apart."""
+    """Return the name recorded for a content, or a writable replacement; distinct names stay distinct."""
     plain = plain_name(name)
     return name if plain == name else f"{plain}-{digest[:6]}"
 

@@ -270,7 +270,7 @@ class ModelRegistry:
         return self._resolve(name)[0]
 
     def known_name(self, name: str) -> str | None:
-        """Return the name to find a model by that a client named; None for folders and files, whatever they hold."""
+        """Return the name by which to find a model that a client named; None for folders and files."""
         name = self._meant(name)
         entry = self._of_entry(name)
         if entry is not None:
@@ -347,7 +347,7 @@ class ModelRegistry:
         return alike[0] if len({names[one] for one in alike}) == 1 else None
 
     def _folder_like(self, name: str) -> str:
-        """Return that a folder that the user put among our models is named by its path; nothing where none is meant."""
+        """Return the hint that a folder in the models folder is named by its path; empty if none matches."""
         folders = {
             one.parent.name.casefold(): one.parent
             for one in sorted(self._dir.glob("*/config.json"))
@@ -498,7 +498,7 @@ class ModelRegistry:
             raise ModelDownloadError(f"cannot read {path}: {error.strerror or error}") from error
 
     def _check_converted(self, source: str, folder: Path, digest: str) -> None:
-        """Throw a conversion away whose file changed while it was read: it belongs to no content."""
+        """Discard a conversion whose file changed while it was read: it belongs to no content."""
         path = Path(source).expanduser()
         if self._gguf_files.known_digest(path) != digest:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""`Peers` over HTTP: one thread with an event loop for all of them, so that a deadline ends whatever is waited for.
+"""`Peers` over HTTP: one thread with an event loop for all of them, so that a deadline ends any wait.
 
 The system's resolver knows no deadline: names are looked up on threads of their own (the loop's default executor),
 which hold up neither the questions to others nor the end.
@@ -103,14 +103,14 @@ class HttpPeers:
         return seconds
 
     def _quickest(self, name: BlockHash) -> list[Peer]:
-        """Return who has a block, the quickest first; one that was never measured may be quicker. Under the lock."""
+        """Return the peers that have a block, fastest first; unmeasured ones may be faster. Needs the lock."""
         holding = self._known.get(name)
         if holding is None:
             return []
         return sorted(holding.peers, key=lambda peer: -(peer.link.bytes_per_s or float("inf")))
 
     def forgive(self) -> None:
-        """Count what was measured a little less."""
+        """Reduce the weight of past measurements."""
         for peer in self._peers:
             peer.link.forgive()
 

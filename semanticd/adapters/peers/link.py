@@ -26,7 +26,7 @@ class LinkRate:
         self._num_reading += 1
 
     def end(self, now: float, num_bytes: int) -> None:
-        """Note that a read ended, whole or not, after so many bytes."""
+        """Record that a read ended, completely or not, after this number of bytes."""
         self._count(now)
         self._num_reading -= 1
         self._bytes += num_bytes

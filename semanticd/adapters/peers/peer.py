@@ -117,7 +117,7 @@ class Peer:
         return found
 
     async def read(self, name: BlockHash, *, max_bytes: int, timeout_s: float) -> BlockRecord | None:
-        """Return a block of at most so many tensor bytes, verified; None where it fails, which is counted.
+        """Return a verified block of at most this number of tensor bytes; None after a failure, which is counted.
 
         It has so long from when its turn has come. Those before it have no longer; if they fail it is not asked for.
         """

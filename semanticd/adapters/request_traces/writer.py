@@ -155,7 +155,7 @@ class TraceWriter:
             os.close(descriptor)
 
     def _make_room(self, num_bytes: int) -> None:
-        """Remove the oldest files but the one being written, until so many bytes fit below the cap."""
+        """Remove the oldest files, except the one being written, until this number of bytes fits below the cap."""
         files = sorted(self._folder.glob(f"semanticd-*{SUFFIX}"), key=lambda path: path.name)
         sizes = {path: path.lstat().st_size for path in files}
         used = sum(sizes.values())

@@ -137,13 +137,13 @@ def _up_to_said(tokenizer: Tokenizer, prompt: ChatPrompt) -> str:
 
 
 def _head(tokenizer: Tokenizer, prompt: ChatPrompt) -> str:
-    """Return what comes before the first message that is not system text."""
+    """Return the messages before the first one that is not system text."""
     leading = takewhile(lambda message: message.role == "system", prompt.messages)
     return _up_to_said(tokenizer, replace(prompt, messages=(*leading, Message.of("user", _SAID))))
 
 
 def _up_to_last_message(tokenizer: Tokenizer, prompt: ChatPrompt) -> str:
-    """Return what comes before what was said since the last answer; empty where nothing was answered yet."""
+    """Return the messages up to and including the last answer; empty if there is no answer yet."""
     answers = [at for at, message in enumerate(prompt.messages) if message.role == "assistant"]
     if not answers or answers[-1] + 1 == len(prompt.messages):
         return ""

@@ -66,7 +66,7 @@ class ReadingPlaces:
     def take(
         self, agent_id: AgentId | None, count: int, *, holder: str | None = None
     ) -> Iterator[TakenPlaces]:
-        """Hold the places of `count` submissions, of a named agent's part too; what is not submitted comes back.
+        """Hold queue places for `count` submissions, also in a named agent's share; unused places are returned.
 
         Without a named agent they are `holder`'s, which the submissions name too; None: nothing will be submitted.
 

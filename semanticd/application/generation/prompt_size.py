@@ -11,7 +11,7 @@ from semanticd.domain.transcript import outside_vocabulary
 
 
 def check_size(prompt: Prompt, context_length: int) -> None:
-    """Raise `PromptTooLongError` for a prompt that cannot fit into so many tokens, however it is read."""
+    """Raise `PromptTooLongError` for a prompt that cannot fit into this number of tokens in any tokenization."""
     if isinstance(prompt, TokenPrompt):
         if len(prompt.token_ids) > context_length:
             raise PromptTooLongError(num_tokens=len(prompt.token_ids), maximum=context_length - 1)
@@ -23,7 +23,7 @@ def check_size(prompt: Prompt, context_length: int) -> None:
 
 
 def check_characters(count: int, context_length: int) -> None:
-    """Raise `PromptTooLongError` for a text of so many characters that cannot fit."""
+    """Raise `PromptTooLongError` if a text of this number of characters cannot fit."""
     at_least = count // LIMITS.prompt_characters_per_token
     if at_least > context_length:
         raise PromptTooLongError(num_tokens=at_least, maximum=context_length - 1, is_estimate=True)

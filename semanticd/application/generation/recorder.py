@@ -52,7 +52,7 @@ class TurnRecorder:
             raise AgentBusyError(agent_id, other)
 
     def end_turn(self, agent_id: AgentId, request_id: RequestId) -> None:
-        """End a turn, whatever its outcome; harmless for a request without one."""
+        """End a turn with any outcome; has no effect on a request without a turn."""
         if self._in_turn.get(agent_id) == request_id:
             del self._in_turn[agent_id]
 

@@ -116,7 +116,7 @@ class EngineStream:
         return deliver
 
     def _put(self, choice: int, update: SequenceUpdate) -> None:
-        """Queue an update, unless so much waits already that its reader cannot be reading."""
+        """Queue an update, unless the backlog shows that its reader has stopped reading."""
         self._arrival.end()
         if isinstance(update, SequenceEnded | SequenceFailed):
             self._num_in_engine -= 1

@@ -32,7 +32,7 @@ class AgentArchive(Protocol):
         """Return the agent, or None if it is not there or cannot be read."""
 
     def load_recent(self, *, max_agents: int, max_bytes: int) -> list[Agent]:
-        """Return the most recently used agents, newest first, until their texts take so many bytes of memory."""
+        """Return the most recently used agents, newest first, until their texts use this number of bytes."""
 
     def page(self, query: AgentQuery) -> SummaryPage:
         """Return the summaries of a page of agents; a cursor whose agent is gone begins at the first."""
@@ -47,7 +47,7 @@ class AgentArchive(Protocol):
         """Return each agent's first block."""
 
     def expired(self, now: float, *, limit: int) -> list[AgentId]:
-        """Return agents whose time to live is over, at most `limit`."""
+        """Return at most `limit` agents whose time to live has ended."""
 
     def surplus_anonymous(self, *, used_before: float, max_agents: int, limit: int) -> list[AgentId]:
         """Return anonymous agents not used since a time, then the longest unused ones beyond a number."""

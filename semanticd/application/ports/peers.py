@@ -51,7 +51,7 @@ class Peers(Protocol):
     """The machines that were named as peers."""
 
     def look_up(self, question: PeerQuestion) -> Future[tuple[OfferedBlock, ...]]:
-        """Ask all peers that are not resting, each once, and remember who has what.
+        """Query all peers that are not resting, each once, and record which blocks each has.
 
         Parents come before children. The answer comes within `LOOK_UP_S`, with what was said by then.
         """
@@ -63,10 +63,10 @@ class Peers(Protocol):
         """Return whether a peer offered this block."""
 
     def expected_s(self, blocks: Iterable[Block]) -> float:
-        """Return how long reading these blocks may take, by what was measured (seconds); 0 where nothing was."""
+        """Return the estimated seconds to read these blocks, by measured rates; 0 if nothing was measured."""
 
     def forgive(self) -> None:
-        """Count what was measured a little less: a link that was slow once must not be avoided forever."""
+        """Reduce the weight of past measurements: a link that was slow once must not be avoided permanently."""
 
     def facts(self) -> tuple[PeerFacts, ...]:
         """Return the peers in the order of the settings."""

@@ -38,7 +38,7 @@ class StoredResponse:
     """The agent whose cache holds the conversation, also where its client named none: `agent_id` is None then."""
 
     def is_of(self, agents: Collection[AgentId]) -> bool:
-        """Return whether one of these agents asked for it or holds it: it goes with either."""
+        """Return whether one of these agents requested or holds it: it is deleted with either."""
         return self.agent_id in agents or self.held_by in agents
 
     @property

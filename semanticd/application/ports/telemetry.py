@@ -109,7 +109,7 @@ class Span(Protocol):
     """What phases below it are recorded under, in W3C's form; None: this trace is not kept."""
 
     def end(self, *, failed: bool, **attributes: Attribute) -> None:
-        """It is over; `__` in a name stands for a dot."""
+        """End the span; `__` in a name stands for a dot."""
 
 
 class Tracer(Protocol):
@@ -119,7 +119,7 @@ class Tracer(Protocol):
         """Begin a span now, under the caller's if `headers` hold a W3C trace context."""
 
     def record(self, phases: Sequence[Phase], *, trace_parent: str) -> None:
-        """Add phases that are over below a span of this process."""
+        """Add finished phases as children of a span of this process."""
 
 
 class EventBus(Protocol):

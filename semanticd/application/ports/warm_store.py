@@ -128,7 +128,7 @@ class WarmStore(Protocol):
         """Read and verify a block; None when it is missing or broken (then it is quarantined and counted)."""
 
     def lost_file(self, names: Sequence[BlockHash]) -> LostFile | None:
-        """Return what befell the first of these blocks whose file was lost since the start; None: no such.
+        """Return what happened to the first of these blocks whose file was lost since the start, or None.
 
         Lost is a file that is gone though it was not removed here, or that could not be read as it was written, or that
         was removed to make room, or with all others. A block that was stored again since is not lost. Costs nothing

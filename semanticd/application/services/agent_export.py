@@ -244,7 +244,7 @@ def _rerooted(records: Iterator[BlockRecord], names: dict[BlockHash, BlockHash])
 
 
 def _take(records: Iterator[BlockRecord], num_bytes: int) -> list[BlockRecord]:
-    """Return the next records, up to so many bytes of tensors but at least one while there are any."""
+    """Return the next records, up to this number of tensor bytes, but at least one if any are left."""
     taken: list[BlockRecord] = []
     for record in records:
         taken.append(record)

@@ -420,7 +420,7 @@ class AgentsService:
         self._not_active(agent_id)
 
     async def _cancels_taken(self) -> None:
-        """Wait, within a bound, until the engine has ended what was cancelled before this call."""
+        """Wait, for a bounded time, until the engine has ended all requests cancelled before this call."""
         # The engine takes commands in order, between two steps.
         with contextlib.suppress(DrainingError, asyncio.TimeoutError):
             await asyncio.wait_for(self._on_engine(lambda: None), self.cancelled_within_s)
@@ -452,7 +452,7 @@ class AgentsService:
         return tuple(one.request_id for one in found)
 
     async def expire(self) -> int:
-        """Delete agents whose time to live is over, but not while they answer, and end pins; returns how many."""
+        """Delete expired agents, except while they answer, and end expired pins; returns the number deleted."""
         self._agents.renew_pins()
         return await self._delete_all(
             await asyncio.to_thread(partial(self._agents.expired, limit=_EXPIRED_AT_ONCE))

@@ -87,13 +87,13 @@ class Arrival:
         self.stage, self._cancel = "queue", cancel
 
     def cancel(self) -> None:
-        """End the request now, wherever it waits: the engine may cancel it later only."""
+        """End the request now, wherever it waits: the engine itself could cancel it only later."""
         self.was_cancelled = True
         self.end()
         self._cancel()
 
     def end(self) -> None:
-        """Forget it: the engine has begun it, or it is over. Idempotent."""
+        """Remove the arrival: the engine has begun it, or it has ended. Idempotent."""
         self._there.pop(self, None)
 
 

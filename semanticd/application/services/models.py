@@ -213,7 +213,7 @@ class ModelsService:
             raise failure
 
     async def swap(self, model: str) -> SwappedModel:
-        """Make a model the current one: alongside the old where both fit, else in its place.
+        """Make a model the current one: alongside the old one if both fit, else as its replacement.
 
         One whose id is loaded from other files takes that one's place.
 
@@ -315,7 +315,7 @@ class ModelsService:
             self._use.current = old.model_id
 
     async def _leave(self, model: LoadedModel) -> None:
-        """Let a model answer what it was asked, persist its blocks and free its memory."""
+        """Finish a model's requests, persist its blocks and free its memory."""
         self._progress.tell(model.model_id, "draining", 0.0)
         with self._use.leaving(model.model_id, loaded=self._engine.models):
             while not await self._removed(model):  # noqa: ASYNC110 (the engine's thread has no event loop)

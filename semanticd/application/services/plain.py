@@ -29,7 +29,7 @@ _Rule = Literal["plain", "class", "flat", "if known"]
 
 
 def plain(value: Any) -> Any:
-    """Return a result as dictionaries, lists and scalars; a value of another kind comes back as it is."""
+    """Return a result as dictionaries, lists and scalars; other values are returned unchanged."""
     if value is None or isinstance(value, str | int | float):
         return value
     if dataclasses.is_dataclass(value):

@@ -52,7 +52,7 @@ class SharedBlocks:
         wait_s: float = _WAIT_S,
         trees: Callable[[], Sequence[SharedTree]] = tuple,
     ) -> None:
-        """Show these files to so many at once, for the daemon's own agents come first; others wait so long.
+        """Limit the concurrent readers of these files, because the daemon's own agents come first; others wait.
 
         `trees` returns the models that are loaded.
         """

@@ -39,7 +39,7 @@ async def _short(session: BenchSession, label: str) -> float:
 
 
 async def _drop(session: BenchSession, number: int) -> None:
-    """Begin a long prompt and hang up while it is computed."""
+    """Begin a long prompt and disconnect while it is computed."""
     content = session.text.prompt(f"cancel/long/{number}", session.settings.dropped_tokens)
 
     async def long() -> None:

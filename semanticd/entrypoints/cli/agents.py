@@ -287,7 +287,7 @@ def import_agent(*, path: Path, new_id: str | None, trust: bool, as_json: bool) 
 
 
 def confirm_overwriting(path: Path, *, force: bool) -> None:
-    """Ask before a file is overwritten; without a terminal to ask at, raise `click.ClickException`."""
+    """Ask before a file is overwritten; without a terminal, raise `click.ClickException`."""
     if force or not absolute(path).exists():
         return
     if not sys.stdin.isatty():

@@ -98,7 +98,7 @@ def _already_running(
 def _wait(
     socket: Path, alive: Callable[[], bool], *, states: Collection[str], timeout_s: float | None = None
 ) -> StatusResult | None:
-    """Show progress until the daemon is in one of the states; its status, or None when it ended or the time is over."""
+    """Show progress until the daemon is in one of the states; returns its status, or None at its end or a timeout."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     progress = Progress()
     try:

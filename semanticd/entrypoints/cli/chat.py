@@ -235,7 +235,7 @@ class PrintedAnswer:
     """An answer on standard output, as far as it came."""
 
     def __init__(self) -> None:
-        """Print Markdown where a terminal shows it; what is written to a file is the text as it is."""
+        """Print rendered Markdown on a terminal, and the text unchanged into a file."""
         self._text = ""
         self._markdown = MarkdownStream() if is_styled() else None
 
@@ -348,7 +348,7 @@ def _unechoed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _history() -> Iterator[None]:
-    """Let the arrow keys bring back what was typed, also in earlier runs; without readline nothing is kept."""
+    """Enable the input history for the arrow keys, also of earlier runs; without readline, there is none."""
     try:
         import readline
     except ImportError:

@@ -86,7 +86,7 @@ def _described(file: Path) -> str:
 
 
 def _shown(one: ConfigValue) -> str:
-    """Return a value as it may be typed: with all its digits, to be compared with what was set."""
+    """Return a value as a user would type it, with all its digits, for comparison with the setting."""
     if one.value is None or one.value == []:
         return "none"
     return f"{one.value:.12g}" if isinstance(one.value, float) else shown(one.name, one.value)

@@ -28,7 +28,7 @@ _INTERRUPTED = 130
 
 
 def main() -> int:
-    """Run the checks and write their events; returns the exit status, 0 whatever was found."""
+    """Run the checks and write their events; returns the exit status, which is 0 for any findings."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--model")

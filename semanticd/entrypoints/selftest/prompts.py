@@ -12,13 +12,13 @@ from semanticd.domain.errors import InvalidRequestError
 
 
 def words(num_words: int, *, seed: int) -> str:
-    """Return so many words."""
+    """Return this number of words."""
     choose = random.Random(seed)  # noqa: S311 (text that repeats)
     return " ".join(choose.choice(WORDS) for _ in range(num_words))
 
 
 def token_ids(tokenizer: Tokenizer, num_tokens: int, *, seed: int) -> list[int]:
-    """Return so many ids of ordinary text."""
+    """Return this number of ids of ordinary text."""
     ids: list[int] = []
     while len(ids) < num_tokens:
         ids += tokenizer.encode(f" {words(num_tokens, seed=seed + len(ids))}.")

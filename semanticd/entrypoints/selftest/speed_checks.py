@@ -123,7 +123,7 @@ async def check_prefill(
 
 
 async def _prefill(daemon: TemporaryDaemon, ids: Sequence[int], chunk: int) -> tuple[float, int]:
-    """Return the rate in tokens per second, and the bytes taken at most besides what was active before."""
+    """Return the rate in tokens per second, and the peak bytes beyond the previously active memory."""
     from semanticd.adapters.mlx.platform.counters import read_memory, reset_peak
 
     def measure() -> tuple[float, int]:
@@ -192,7 +192,7 @@ async def _library_rate(daemon: TemporaryDaemon, ids: Sequence[int], num_tokens:
 
 
 def _rounds(num_tokens: int) -> range:
-    """Return the rounds in which answers of so many tokens are compared: fewer where each takes long."""
+    """Return the number of rounds that compare answers of this many tokens: fewer if each is slow."""
     return range(_ROUNDS if num_tokens == MOST_TOKENS else _ROUNDS_OF_SLOW)
 
 

@@ -103,7 +103,7 @@ async def check_blocks(daemon: TemporaryDaemon) -> Outcome:
 def _copied(
     runner: ModelRunner, ids: Sequence[int], journey: _Journey
 ) -> tuple[list[BlockRecord], list[float]]:
-    """Compute a prompt; return its first block as records, and the log-probabilities of what follows."""
+    """Compute a prompt; return its first block as records, and the log-probabilities of the later tokens."""
     spec = runner.spec
     try:
         runner.open(_ORIGINAL, prefix=(), state=None, capacity_tokens=len(ids))
@@ -144,7 +144,7 @@ def _restored(
     journey: _Journey,
     scores: Sequence[float],
 ) -> float:
-    """Continue from what was read; return how much log-probabilities differ at most from those of the original."""
+    """Continue from the read block; return the maximum difference of log-probabilities from the original."""
     num_tokens = runner.spec.block_tokens
     try:
         began = time.perf_counter()
@@ -200,7 +200,7 @@ class Turn:
 
 
 def judge_turns(turns: Sequence[Turn], *, block_tokens: int) -> Outcome:
-    """Judge that a turn computes what is new, and at most a block more; the last one came from the disk."""
+    """Check that a turn computes only its new tokens and at most one more block; the last one came from the disk."""
     figures = {
         turn.name: {
             "prompt_tokens": turn.prompt_tokens,

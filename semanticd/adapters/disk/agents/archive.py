@@ -225,7 +225,7 @@ class DiskAgentArchive:
         return found
 
     def expired(self, now: float, *, limit: int) -> list[AgentId]:
-        """Return agents whose time to live is over, at most `limit`."""
+        """Return at most `limit` agents whose time to live has ended."""
         nothing: list[AgentId] = []
         unsaved = self._queued()
         found = self._ask(lambda: self._tables.expired(now, limit=limit), nothing)

@@ -325,7 +325,7 @@ class AgentTables:
         return {AgentId(agent_id): BlockHash(name) if _is_hash(name) else None for agent_id, name in rows}
 
     def expired(self, now: float, *, limit: int) -> list[AgentId]:
-        """Return agents whose time to live is over."""
+        """Return agents whose time to live has ended."""
         return [AgentId(agent_id) for (agent_id,) in self._ask(EXPIRED, now, limit)]
 
     def surplus_anonymous(self, *, used_before: float, max_agents: int, limit: int) -> list[AgentId]:

@@ -105,7 +105,7 @@ class BlockIndex:
         self.is_new = True
 
     def recreate(self) -> None:
-        """Throw the index away and begin an empty one, after it was found damaged."""
+        """Replace a damaged index by an empty one."""
         with self._writing, self._reading, self._listing:
             self._close()
             self._discard()

@@ -204,7 +204,7 @@ class BlockRepository:
         return data, record
 
     def note_lost(self, names: Iterable[BlockHash], what: LostFile) -> None:
-        """Remember what befell the files of these blocks; the oldest beyond a bound are forgotten."""
+        """Record what happened to the files of these blocks; the oldest entries beyond a bound are dropped."""
         with self._counting:
             self._has_lost = self._has_lost or what != "pruned"
             self._lost.update(dict.fromkeys(names, what))
@@ -212,7 +212,7 @@ class BlockRepository:
                 del self._lost[name]
 
     def lost_file(self, names: Sequence[BlockHash]) -> LostFile | None:
-        """Return what befell the first of these blocks whose file was lost since the start."""
+        """Return what happened to the first of these blocks whose file was lost since the start."""
         otherwise: LostFile | None = "pruned" if self._was_cleared else None
         if not self._lost:
             return otherwise

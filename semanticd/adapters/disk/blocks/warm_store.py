@@ -304,7 +304,7 @@ class DiskWarmStore:
         return None if found is None or self._is_doomed(block_hash) else found[0]
 
     def lost_file(self, names: Sequence[BlockHash]) -> LostFile | None:
-        """Return what befell the first of these blocks whose file was lost since the start; None: no such."""
+        """Return what happened to the first of these blocks whose file was lost since the start, or None."""
         return self._storage.lost_file(names)
 
     def wants(self, block_hash: BlockHash) -> bool:
@@ -579,7 +579,7 @@ class DiskWarmStore:
         self.folder.release(clean=clean)
 
     def _rebuild_soon(self) -> None:
-        """Throw a damaged index away and make a new one from the files, as soon as the queue gets to it."""
+        """Queue the replacement of a damaged index by a new one, made from the files."""
         with self._lock:
             if self._rebuilding:
                 return

@@ -73,7 +73,7 @@ class FileSystem:
         os.close(fd)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Move a file in one step, over whatever was there."""
+        """Move a file atomically; replaces an existing one."""
         source.replace(target)
 
     def open_folder(self, path: Path) -> int:

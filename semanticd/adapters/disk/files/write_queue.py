@@ -37,7 +37,7 @@ class WriteQueue:
             return len(self._jobs) + self._busy
 
     def put(self, job: Callable[[], None]) -> bool:
-        """Queue a job; False when the queue is closed. Who queues bounds the memory that jobs hold."""
+        """Queue a job; returns False if the queue is closed. The caller bounds the memory that jobs hold."""
         with self._changed:
             if self._closed:
                 return False

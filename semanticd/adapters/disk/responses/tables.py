@@ -211,7 +211,7 @@ class ResponseTables:
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def prune(self, *, max_bytes: int, before: float) -> int:
-        """Forget what is older than a time (since the epoch), then the oldest beyond `max_bytes`; count them."""
+        """Delete responses older than a time (since the epoch), then the oldest beyond `max_bytes`; count them."""
         query = "SELECT response_id FROM responses WHERE created_at < ? ORDER BY created_at LIMIT ?"
         num_pruned = self._prune_batch(query, before, _PRUNED_AT_ONCE)
         if self.num_bytes() <= max_bytes:

@@ -26,7 +26,7 @@ class Finding:
 def check_conversation(
     messages: Sequence[Message], adjustments: Adjustments, *, strict: bool, param: str
 ) -> None:
-    """Note what is wrong with a conversation; with `strict` raise `InvalidRequestError` for the first of it."""
+    """Note a conversation's errors; with `strict`, raise `InvalidRequestError` for the first one."""
     for finding in findings(messages):
         if strict:
             raise InvalidRequestError(finding.sentence, param=param)

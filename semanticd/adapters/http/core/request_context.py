@@ -144,7 +144,7 @@ def _usable(text: str) -> AgentId:
 
 
 def checked_ids(params: dict[str, str]) -> None:
-    """Check the names that stand in a path, whatever route it is.
+    """Check the names in a path of any route.
 
     Raises:
         InvalidRequestError: an agent's id could not be one.

@@ -55,7 +55,7 @@ class StreamRenderer(Protocol):
 
 
 class EventStream:
-    """A generation's events with pings; closing it cancels what is not finished."""
+    """A generation's events with pings; closing it cancels an unfinished generation."""
 
     def __init__(self, stream: GenerationStream, *, ping_interval_s: float) -> None:
         """Follow a stream; silence of `ping_interval_s` seconds is answered with a ping."""

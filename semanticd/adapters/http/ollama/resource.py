@@ -222,7 +222,7 @@ class _Pull:
         self._first: PullProgress | None = None
 
     async def end(self) -> None:
-        """Wait until it is over; a caller that stops waiting does not stop it.
+        """Wait until the pull has ended; a caller that stops waiting does not stop it.
 
         Raises:
             Exception: The error that ended the download.
@@ -230,7 +230,7 @@ class _Pull:
         await asyncio.shield(self._task)
 
     async def begin(self) -> None:
-        """Wait until it makes progress or is over.
+        """Wait until the pull makes progress or has ended.
 
         Raises:
             Exception: The error that ended the download, while a status can still be sent.

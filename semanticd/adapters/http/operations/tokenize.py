@@ -1,4 +1,4 @@
-"""The token ids of a prompt, whatever dialect it is written in: what a replay compares prompts by.
+"""The token ids of a prompt in any dialect, by which a replay compares prompts.
 
 Nothing is generated and nothing is cached. The body is the one that would be sent to `path`.
 """

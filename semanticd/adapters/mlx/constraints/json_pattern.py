@@ -109,7 +109,7 @@ def _united(node: Node) -> Node:
 
 
 def counted(least: int, most: int | None) -> str:
-    """Return how a rule says that something comes so many times; None: without an end."""
+    """Return the suffix of a rule for this number of repetitions; None means no upper bound."""
     signs = {(0, 1): "?", (0, None): "*", (1, None): "+"}
     return signs.get((least, most)) or f"{{{least},{'' if most is None else most}}}"
 

@@ -36,7 +36,7 @@ _MAX_KEYS = 64
 
 
 def samples(constraint: OutputConstraint) -> tuple[str, ...]:
-    """Return a text for each pattern and format in the form, as written in JSON; none for what is not understood."""
+    """Return a text for each pattern and format in the form, as written in JSON; omits unsupported ones."""
     found: dict[str, None] = {}
     known = (text for schema in schemas(constraint) for text in texts(schema))
     for text in known:
@@ -107,7 +107,7 @@ def texts(schema: Any) -> Iterator[str]:
 
 
 def sample(pattern: str) -> str | None:
-    """Return a short text that matches a regular expression; None for what is not understood.
+    """Return a short text that matches a regular expression; None if the expression is not supported.
 
     Whether it matches is not tried here: a client's pattern could take forever, and the grammar engine finds out.
     """

@@ -41,7 +41,7 @@ _NUMBERS = (*(str(n) for n in range(10)), ".1", "0.1", "-1", "-0.1", *(f"{n:02}"
 
 
 class ShortestEnding:
-    """Finds a short way to complete a form, by closing whatever is open; short, not the shortest."""
+    """Finds a short way to complete a form by closing its open parts; not necessarily the shortest."""
 
     # In a string the quote ends it. Outside, what closes comes before what continues, and that before what opens.
     _STRING = "a0"
@@ -117,7 +117,7 @@ class ShortestEnding:
         return []
 
     def _end_number(self, fits: _Fits) -> list[int]:
-        """Return the digits that complete a number, with what follows it; nothing where there is no number."""
+        """Return the digits that complete a number and the text after it; empty if there is no number."""
         return next((found for text in self._number_ends if (found := fits(text))), [])
 
 

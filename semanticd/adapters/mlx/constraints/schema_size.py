@@ -24,7 +24,7 @@ _MAX_KINDS = 7
 
 
 def largest_opening(constraint: OutputConstraint, *, max_steps: int = LIMITS.form_steps) -> int | None:
-    """Return the most bytes that whatever is begun inside the form takes at least; None when that is not known.
+    """Return the maximum over the form's parts of the minimum bytes to complete a part; None if unknown.
 
     It is not known of a form without a schema, nor of one with more parts than `max_steps`.
     """

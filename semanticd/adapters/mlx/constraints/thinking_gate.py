@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class ThinkingGate:
-    """Follows one answer's tokens. `closed` means that thinking is over, and what follows is the answer."""
+    """Follows one answer's tokens. `closed` means that thinking has ended and the answer follows."""
 
     def __init__(self, *, start: Sequence[int], end: Sequence[int], begun: bool, budget: int) -> None:
         """`start` and `end` are the markers' ids; `begun` when the prompt itself opened the thinking."""

@@ -200,7 +200,7 @@ def channel_tool_grammar(
 
 
 def _after_start(spelling: CallSpelling, ids: Mapping[str, int], most: int) -> str:
-    """Return what follows a block's start, with up to `most` calls where a block may hold several."""
+    """Return the grammar after a block's start, with up to `most` calls if a block may hold several."""
     more = ""
     if spelling.joint is not None and most > 1:
         more = f"({_spelled(spelling.joint, ids)} call){{0,{most - 1}}}"
@@ -223,7 +223,7 @@ def _calls(tools: Sequence[ToolSpec], spelling: CallSpelling, ids: Mapping[str, 
 def _form(
     kind: Literal["tool_call", "optional_call"], rules: Sequence[str], tools: Sequence[ToolSpec]
 ) -> OutputConstraint:
-    """Return the form of these rules; it names what is not enforced of the tools."""
+    """Return the form of these rules; it lists the parts of the tools that are not enforced."""
     is_told_only = any(tool.input_grammar and _input_rules(tool) is None for tool in tools)
     return OutputConstraint(
         kind, grammar="\n".join(rules) + "\n", not_enforced=("lark",) if is_told_only else ()

@@ -157,7 +157,7 @@ class SlottedKVCache:
         return num_tokens
 
     def take_back(self, counts: Sequence[int]) -> None:
-        """Take back so many of each row's last tokens."""
+        """Remove this number of tokens from the end of each row."""
         self.lengths = [max(length - count, 0) for length, count in zip(self.lengths, counts, strict=True)]
 
     def append(self, keys: mx.array, values: mx.array) -> None:
@@ -228,7 +228,7 @@ class SlottedKVCache:
         return len(self.lengths) * min(capacity_for(self.size() + 1), self.capacity)
 
     def _grow(self, num_tokens: int, *, like: tuple[mx.array, mx.array]) -> None:
-        """Make room behind the longest row for so many tokens, in arrays `like` these."""
+        """Make room after the longest row for this number of tokens, in arrays `like` these."""
         is_copied = self.keys is not None
         self._resize(len(self.lengths), capacity_for(self.size() + num_tokens), like=like)
         if is_copied:

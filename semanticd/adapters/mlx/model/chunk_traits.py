@@ -56,7 +56,7 @@ def _first(config: Mapping[str, Any], names: tuple[str, ...]) -> int:
 
 
 def _number(value: Any) -> int:
-    """Return a number of a configuration, the largest where it has one for each layer; 0 for what is none."""
+    """Return a number of a configuration, the largest if it has one per layer; 0 if it is not a number."""
     if isinstance(value, list):
         return max((_number(one) for one in value), default=0)
     return value if isinstance(value, int) and not isinstance(value, bool) else 0

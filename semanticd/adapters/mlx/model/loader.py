@@ -179,7 +179,7 @@ class MlxModelLoader:
         return tokenizer
 
     def spread_of(self, installed: InstalledModel, *, world_size: int) -> Spread:
-        """Return how a model is computed by so many ranks.
+        """Return how this number of ranks computes a model.
 
         Raises:
             ModelLoadError: The model cannot be spread over that many ranks.

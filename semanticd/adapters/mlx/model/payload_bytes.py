@@ -1,4 +1,4 @@
-"""How the tensors of blocks become bytes and come back, by where the device has its memory.
+"""Conversion of blocks' tensors to bytes and back, depending on where the device has its memory.
 
 A CPU and Metal compute in memory that Python reads: there bytes are views of tensors, and nothing is copied. What numpy
 copies into running caches stays the bytes that were read, of which it has views: a block that is read is copied once.

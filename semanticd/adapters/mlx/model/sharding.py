@@ -46,7 +46,7 @@ _EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts")
 
 
 def spread_of(config: Mapping[str, Any], *, name: str, world_size: int) -> Spread:
-    """Return how a model of this config is computed by so many ranks.
+    """Return how this number of ranks computes a model of this config.
 
     Raises:
         ModelLoadError: The model cannot be spread over that many ranks.

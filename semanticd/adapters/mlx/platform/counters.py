@@ -31,7 +31,7 @@ def read_memory() -> MemoryCounters:
 
 
 def reset_peak() -> None:
-    """Begin a new peak at what is active."""
+    """Reset the peak to the active memory."""
     mx.reset_peak_memory()
 
 

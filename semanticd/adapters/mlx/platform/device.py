@@ -236,7 +236,7 @@ class MlxMemory:
         return cuda_pressure(self._card.free_bytes, self._device.total_bytes)
 
     def free_bytes(self) -> int:
-        """Return what may be taken now without swapping; of a card what was free when it was last looked at."""
+        """Return the bytes that can be allocated now without swapping; for a card, its last known free memory."""
         if self._device.kind == "cuda":
             return self._card.free_bytes
         return int(psutil.virtual_memory().available)

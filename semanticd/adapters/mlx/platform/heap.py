@@ -47,7 +47,7 @@ def return_freed_memory(*, budget_bytes: int) -> bool:
 
 
 def give_back() -> None:
-    """Give what glibc keeps back to the system now; takes milliseconds, and what comes next maps it again."""
+    """Return glibc's free memory to the system now; takes milliseconds, and later allocations map it again."""
     trim = _from_glibc("malloc_trim")
     if trim is not None:
         trim(0)
@@ -101,7 +101,7 @@ def _other_bytes() -> int:
 
 
 class _MallocInfo(ctypes.Structure):
-    """`struct mallinfo2`; `fordblks` is what is free in all arenas, returned or not."""
+    """`struct mallinfo2`; `fordblks` counts the free bytes of all arenas, returned to the system or not."""
 
     _fields_ = (
         ("arena", ctypes.c_size_t),
@@ -147,7 +147,7 @@ def _kept_bytes(budget_bytes: int) -> int:
 
 
 def limit_buffer_cache(num_bytes: int) -> None:
-    """Let MLX keep freed buffers of at most so many bytes, or its own limit if that is less."""
+    """Limit the freed buffers that MLX keeps to this number of bytes, or to its own limit if that is lower."""
     import mlx.core as mx
 
     theirs = mx.set_cache_limit(num_bytes)

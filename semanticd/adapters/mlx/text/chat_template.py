@@ -315,7 +315,7 @@ def _json_call(call: Entry) -> Entry:
 
 
 def _one_system(messages: list[Entry]) -> list[Entry]:
-    """Join system text at the beginning; later system text is said by the user, in its place."""
+    """Join system text at the beginning; later system text becomes a user message at its position."""
     leading = list(itertools.takewhile(lambda m: m["role"] == "system", messages))
     later = [{**m, "role": "user"} if m["role"] == "system" else m for m in messages[len(leading) :]]
     system = "\n\n".join(m["content"] for m in leading if m["content"])

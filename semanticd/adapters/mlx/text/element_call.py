@@ -100,7 +100,7 @@ class ElementCallReader:
         return pieces
 
     def end(self) -> list[Piece]:
-        """Take the end of the block: what is open is closed, as a model means it that forgets a marker."""
+        """Process the end of the block: open elements are closed, because models sometimes forget a marker."""
         if self._json is not None or not self._started or self._complete:
             return []
         pieces: list[Piece] = []

@@ -107,7 +107,7 @@ class JsonCallReader:
         return pieces
 
     def end(self) -> list[Piece]:
-        """Take the end of the block: what is cut stays cut."""
+        """Process the end of the block: a truncated call stays truncated."""
         return []
 
     def _search(self, text: str) -> tuple[str | None, str]:
@@ -141,7 +141,7 @@ class JsonObjectReader:
         self._escape = ""
 
     def feed(self, text: str) -> tuple[str, str]:
-        """Return what belongs to the object, and what comes after its end or the place where it breaks."""
+        """Return the object's text, and the text after its end or after the point where it breaks."""
         taken: list[str] = []
         for index, character in enumerate(text):
             if self.complete or self.broken:
