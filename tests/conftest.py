@@ -1,4 +1,4 @@
-"""What every test stands on: folders of its own, settings of nobody, repeatable property tests.
+"""The setup of every test: its own folders, no user's settings, repeatable property tests.
 
 No test may read or write the user's real caches, sockets, models or settings; it never has to ask for that.
 """

@@ -1,4 +1,4 @@
-"""Tests use what the code shows to everybody. The linter refuses `thing._private`; here is what it cannot see."""
+"""Tests use public names only. The linter refuses `thing._private`; these tests find what it cannot see."""
 
 from __future__ import annotations
 

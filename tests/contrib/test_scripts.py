@@ -64,7 +64,7 @@ def is_program(path: Path) -> bool:
 
 
 def typed_in(page: str) -> set[str]:
-    """Return what a text tells its reader to start: `python x.py` or `python -m x`, `bash x.sh`, `node x.mjs`."""
+    """Return the commands in a text: `python x.py` or `python -m x`, `bash x.sh`, `node x.mjs`."""
     found: set[str] = set()
     for match in COMMAND.finditer(page):
         (program, target), *_ = [(name, made) for name, made in match.groupdict().items() if made]

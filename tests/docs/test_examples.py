@@ -13,7 +13,7 @@ from tests.docs.example_home import ExampleHome
 from tests.docs.markdown_page import RUNNABLE, Block, Page, matches, read_page
 
 ROOT = Path(__file__).resolve().parents[2]
-# Pages whose examples have tests of their own, beside what they describe.
+# Pages whose examples have their own tests, next to those of the feature.
 ELSEWHERE = {"integrations.md", "benchmarks.md", "dashboard.md", "metrics.md"}
 PAGES = [
     path

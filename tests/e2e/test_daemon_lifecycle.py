@@ -225,7 +225,7 @@ def test_what_a_daemon_makes_is_its_users_alone_and_its_keys_are_in_no_process_l
     arguments = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
     assert not any("hush" in one for one in arguments)
     if sys.platform == "linux":
-        # Whatever it makes later, whoever forgets to say how.
+        # The mode of any file that it creates later without one.
         assert re.search(r"^Umask:\s+0077$", Path(f"/proc/{home.pid}/status").read_text(), re.MULTILINE)
     home.run("ctl", "cache.verify")
     made = [home.folder / name for name in ("run", "logs", ".semantic")]

@@ -1,4 +1,4 @@
-"""The dashboard beside a real daemon and a real model: what it shows is what clients get, and its keys do things."""
+"""The dashboard with a real daemon and a real model: it shows what clients get, and its keys work."""
 
 from __future__ import annotations
 

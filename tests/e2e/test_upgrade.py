@@ -74,7 +74,7 @@ def test_agents_keep_their_conversations_and_take_their_next_turn(daemon: Daemon
         answer = http.post("/v1/agents/ranger/generate", json=body)
         assert answer.status_code == 200, answer.text
         assert len(http.get("/v1/agents/ranger/messages").json()["data"]) == 4
-        # Blocks of another layout are computed anew once, and found from then on.
+        # Blocks of another layout are computed again once, and found from then on.
         body = {"prompt": "And one more.", "max_tokens": 4}
         usage = http.post("/v1/agents/ranger/generate", json=body).json()["usage"]
         assert usage["cache"]["reused_hot_tokens"] > 0

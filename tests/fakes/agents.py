@@ -10,7 +10,7 @@ from semanticd.domain.transcript import Segment, Transcript
 
 
 def make_turn(number: int) -> Turn:
-    """Return a turn told apart by its number."""
+    """Return a turn, identified by its number."""
     return Turn(
         request_id=RequestId(f"req-{number}"),
         finished_at=100.0 + number,

@@ -1,4 +1,4 @@
-"""Blocks for tests: small, and told apart by their tokens."""
+"""Blocks for tests: small, and identified by their tokens."""
 
 from __future__ import annotations
 

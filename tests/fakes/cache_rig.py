@@ -13,7 +13,7 @@ from tests.fakes.warm_store import MemoryWarmStore
 
 
 class CacheRig:
-    """A store, its model and its disk; what is posted runs when told."""
+    """A store, its model and its disk; posted work runs on demand."""
 
     def __init__(
         self,

@@ -45,7 +45,7 @@ class FakeControlDaemon:
         await self.stop()
 
     async def stop(self) -> None:
-        """Hang up on everybody and listen no more."""
+        """Disconnect all clients and stop listening."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -76,7 +76,7 @@ class FakeControlDaemon:
         return cmd in self._waiting
 
     async def publish(self, topic: str, data: Mapping[str, Any], dropped: int = 0) -> None:
-        """Send an event to everybody who subscribed to its topic."""
+        """Send an event to all subscribers of its topic."""
         for writer, sub, topics in list(self._subscribers):
             if topic in topics and not writer.is_closing():
                 writer.write(frame(m.encode(m.Event(m.EVENT_NAMES[topic], sub, data, dropped))))

@@ -55,7 +55,7 @@ class FaultyFileSystem(FileSystem):
         return super().remove(path)
 
     def create(self, path: Path) -> int:
-        """Create a file, unless told to fail."""
+        """Create a file, unless set to fail."""
         self._happen("create")
         return super().create(path)
 
@@ -81,17 +81,17 @@ class FaultyFileSystem(FileSystem):
         return super().writev(fd, [piece])
 
     def sync(self, fd: int, *, full: bool) -> None:
-        """Sync, unless told to fail."""
+        """Sync, unless set to fail."""
         self._happen("sync")
         self.synced.append(full)
         super().sync(fd, full=full)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Rename, unless told to fail."""
+        """Rename, unless set to fail."""
         self._happen("rename")
         super().rename(source, target)
 
     def read(self, path: Path) -> bytes:
-        """Read, unless told to fail."""
+        """Read, unless set to fail."""
         self._happen("read")
         return super().read(path)

@@ -198,7 +198,7 @@ class ScriptedGenerator:
     num_closed: int = 0
 
     async def open(self, request: GenerationRequest) -> ScriptedStream:
-        """Admit a request, unless there is a refusal or nobody knows the model."""
+        """Admit a request, unless there is a refusal or the model is unknown."""
         self.requests.append(request)
         if self.refusal is not None:
             raise self.refusal

@@ -17,7 +17,7 @@ from tests.fakes.warm_store import MemoryWarmStore
 
 @dataclass(slots=True)
 class FakeHealth:
-    """As healthy as it is told."""
+    """As healthy as it is set to be."""
 
     is_ready: bool = True
 
@@ -26,7 +26,7 @@ class FakeHealth:
         return HealthAnswer(ok=True)
 
     def ready(self) -> HealthAnswer:
-        """Answer as told."""
+        """Return the configured answer."""
         return HealthAnswer(ok=True) if self.is_ready else HealthAnswer(ok=False, reason="draining")
 
     def startup(self) -> HealthAnswer:

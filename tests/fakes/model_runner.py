@@ -45,7 +45,7 @@ VECTOR_SIZE = 4
 
 
 def vector_of(token_ids: Sequence[int]) -> bytes:
-    """Return the vector of a text, which is no vector of length one but tells texts apart."""
+    """Return the vector of a text, which is not of length one but differs between texts."""
     return struct.pack(
         "<4f", float(len(token_ids)), float(sum(token_ids)), float(token_ids[0]), float(token_ids[-1])
     )
@@ -166,7 +166,7 @@ class HashRunner:
         self.embedded: list[tuple[int, ...]] = []
         """The tokens of each row, by slice."""
         self.earlier: dict[SequenceId, EarlierText | None] = {}
-        """What each sequence's agent answered before, as it was told."""
+        """Each sequence's earlier answers of its agent, as passed in."""
         self.broken_rows: dict[SequenceId, Exception] = {}
         """Rows whose sampling fails at the next decode step."""
         self.released = False
@@ -427,7 +427,7 @@ class HashRunner:
         return BYTES_PER_TOKEN * tokens
 
     def spare_bytes(self, group: int) -> int:
-        """Every row has its own room, and nobody else's."""
+        """Every row has its own room, and no other's."""
         return 0
 
     def compact(self) -> int:

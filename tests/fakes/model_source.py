@@ -55,7 +55,7 @@ class MemoryModelSource:
         self.looking: threading.Event | None = None
         """When set, looking at files waits for it."""
         self.paths_asked: list[str] = []
-        """Paths that somebody wanted looked at."""
+        """Paths that were inspected."""
 
     def entries(self) -> list[ModelEntry]:
         """Return the models known by name."""

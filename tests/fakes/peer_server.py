@@ -1,4 +1,4 @@
-"""A peer on a loopback port, in threads of its own: it has the blocks of a warm store, and misbehaves as it is told."""
+"""A peer on a loopback port, in its own threads: it has the blocks of a warm store, and misbehaves on demand."""
 
 from __future__ import annotations
 

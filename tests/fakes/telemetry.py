@@ -11,7 +11,7 @@ KNOWN = {**CATALOGUE, **GEN_AI}
 
 
 class ManualClock:
-    """A `Clock` that advances when it is told to; dates and durations advance together."""
+    """A `Clock` that advances on demand; dates and durations advance together."""
 
     def __init__(self, *, monotonic: float = 100.0, wall: float = 1_700_000_000.0) -> None:
         """Begin at these readings, in seconds."""

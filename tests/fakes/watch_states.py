@@ -100,7 +100,7 @@ def crowded() -> WatchState:
 
 
 def disconnected() -> WatchState:
-    """The daemon went away 42 seconds ago; what it told is still there."""
+    """The daemon went away 42 seconds ago; its last data is still shown."""
     state = busy()
     state.connection, state.reason, state.retry_in_s = "lost", "the daemon closed the connection", 2.0
     state.last_heard_at = NOW - 42

@@ -21,7 +21,7 @@ from tests.fakes.control_daemon import FakeControlDaemon
 from tests.fakes.hostile_text import ENCODABLE
 
 OWN = re.compile(r"\x1b\[H\x1b\[2J|\r\x1b\[K")
-"""What the command line itself sends: an emptied screen, a line shown anew."""
+"""What the command line itself sends: an emptied screen, a line shown again."""
 ALL = "".join(ENCODABLE)
 
 

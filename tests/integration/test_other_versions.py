@@ -1,4 +1,4 @@
-"""The command line beside a daemon of another version: what its results lack, or have of another kind, is no failure.
+"""The command line with a daemon of another version: missing results, or results of other types, are not failures.
 
 Every command is given answers that hold nothing, nothing but nulls, values of other types, and rows without fields.
 """

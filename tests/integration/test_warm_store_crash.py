@@ -37,7 +37,7 @@ class Writers:
     process: subprocess.Popen[str]
 
     def start(self, *, seed: int, cap_bytes: int = 0, die_at: int = 0) -> int:
-        """Start a writer and return its pid once it writes (or has died as told)."""
+        """Start a writer and return its pid once it writes (or has died as requested)."""
         assert self.process.stdin
         self._forget_acks()
         self.process.stdin.write(f"{seed} {cap_bytes} {die_at}\n")
@@ -45,7 +45,7 @@ class Writers:
         return int(self._line())
 
     def wait_for_ack(self, of: str) -> None:
-        """Wait until the writer was told that something of this kind is durable (`started`: that it writes)."""
+        """Wait until the store reported something of this kind as durable to the writer (`started`: it writes)."""
         deadline = time.monotonic() + 60
         while not any(ack[0] == of for ack in self.acks()):
             assert time.monotonic() < deadline, f"the writer has not come to {of!r}"
@@ -55,7 +55,7 @@ class Writers:
         assert self._line() == "dead"
 
     def acks(self) -> list[list[str]]:
-        """Return what the writer was told is durable; the last line may be cut."""
+        """Return what the store reported as durable to the writer; the last line may be truncated."""
         path = self.folder / "acks"
         text = path.read_text() if path.exists() else ""
         return [line.split() for line in text.split("\n")[:-1]]

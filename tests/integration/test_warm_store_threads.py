@@ -1,4 +1,4 @@
-"""Many threads at one store: nobody sees an exception or a wrong byte, and afterwards everything agrees."""
+"""Many threads at one store: none sees an exception or a wrong byte, and afterwards everything is consistent."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""A process that does nothing but write to a warm store until somebody kills it, for test_warm_store_crash.
+"""A process that only writes to a warm store until it is killed, for test_warm_store_crash.
 
-It waits for lines `<seed> <cap_bytes> <die_at>` on stdin and forks a writer for each (starting Python anew every time
+It waits for lines `<seed> <cap_bytes> <die_at>` on stdin and forks a writer for each (starting Python again every time
 would take most of the test): `die_at` > 0 makes the writer end without a word at that step (a file made,
 synced or renamed, a folder synced);
-otherwise the test kills it. What a writer was told is durable it notes in the file `acks`, which survives it.
+otherwise the test kills it. A writer records what the store reported as durable in the file `acks`, which survives it.
 """
 
 from __future__ import annotations

@@ -44,10 +44,10 @@ class StoreMachine(RuleBasedStateMachine):
         self.tables: dict[AgentId, tuple[BlockHash, ...]] = {}
         self.pinned: set[AgentId] = set()
         self.gone: set[BlockHash] = set()
-        """Blocks that were deleted, broken, lost or refused: nobody promises them any more."""
+        """Blocks that were deleted, broken, lost or refused: they are no longer promised."""
         self.published: set[BlockHash] = set()
         self.deleted: set[BlockHash] = set()
-        """Blocks of deleted agents that nobody has computed again."""
+        """Blocks of deleted agents that were not computed again."""
         self.broken: set[BlockHash] = set()
         """Blocks that were deleted, or whose file was damaged or lost, at any time: others may still follow them."""
         self.copied: list[Reservation] = []

@@ -121,7 +121,7 @@ class HistoryStates(RuleBasedStateMachine):
 
     @rule()
     def lose_index(self) -> None:
-        """Start without the index of blocks, which is made anew while turns are asked.
+        """Start without the index of blocks, which is rebuilt while turns are requested.
 
         That costs no token of the turn that was asked last, whose blocks its agent names. Other branches of the history
         hang on parts of blocks, which only the index finds: they are computed, once, or found when all was looked at.

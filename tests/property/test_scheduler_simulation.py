@@ -1,4 +1,4 @@
-"""Random days of the scheduler: nobody is lost or starved, and the budget is never overshot."""
+"""Random days of the scheduler: no sequence is lost or starved, and the budget is never exceeded."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert prefilling <= decoding + longest + self.engine.decode_step_s
 
     def teardown(self) -> None:
-        # When nobody new comes, everybody is answered, in no more time than there is work.
+        # When no new sequence arrives, all are answered, in no more time than there is work.
         work = sum(s.num_tokens * 0.001 + s.max_new_tokens * 0.02 for s in self.sequences.values())
         began = self.engine.now
         self.engine.run()

@@ -52,7 +52,7 @@ class QuietDisk(FaultyFileSystem):
     """A disk that need not survive a power cut, so that many steps take little time."""
 
     def sync(self, fd: int, *, full: bool) -> None:
-        """Only fail when told to."""
+        """Fail only on demand."""
         self._happen("sync")
 
 

@@ -41,7 +41,7 @@ from tests.fakes.tiny_folder import write_tiny_model
 NUM_AGENTS, BUDGET_MB, MAX_STALL_MS = 20, 512, 300
 SWAP_EVERY_S, TROUBLE_EVERY_S, LOOK_EVERY_S, TICK_S = 20.0, 0.7, 0.5, 0.02
 MAX_CHARACTERS = 2500
-"""A conversation longer than this (about as many tokens) begins anew."""
+"""A conversation longer than this (about as many tokens) begins again."""
 _MIB = 1 << 20
 _ANSWERED_WITHIN_S, _AT_REST_WITHIN_S = 600.0, 180.0
 _MAX_FAILURES = 20

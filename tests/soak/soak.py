@@ -99,7 +99,7 @@ class Soak:
             **settings,
         )
 
-    # One client's deeds.
+    # One client's actions.
 
     def begin(self, agent: str) -> Conversation:
         """Start a conversation with one of the shared system prompts."""
@@ -154,7 +154,7 @@ class Soak:
             del talk.messages[-2:]
 
     def forget(self, talk: Conversation, client: httpx.Client) -> None:
-        """Delete the agent and begin anew under its name."""
+        """Delete the agent and begin again under its name."""
         with self.lock:
             self.finished.append(Conversation(talk.agent, list(talk.messages), list(talk.answers)))
         self.accepted(client.delete(f"/v1/agents/{talk.agent}"), "delete", also=(404, 409))
@@ -162,7 +162,7 @@ class Soak:
         talk.messages, talk.answers = fresh.messages, fresh.answers
 
     def simply(self, action: str) -> Callable[[Conversation, httpx.Client], None]:
-        """Return a deed that is one POST."""
+        """Return an action that is one POST."""
 
         def deed(talk: Conversation, client: httpx.Client) -> None:
             self.accepted(client.post(f"/v1/agents/{talk.agent}/{action}", json={}), action, also=(404,))

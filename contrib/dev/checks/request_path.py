@@ -44,6 +44,7 @@ EDGE = ("adapters/http/server", "adapters/http/strict_connection", "adapters/htt
 VALUES = {"dataclass", "Struct", "NamedTuple", "Enum", "StrEnum", "IntEnum", "Protocol", "Exception"}
 TIMERS = {
     "adapters/control/snapshots.py": "publish_snapshots",
+    "adapters/disk/blocks/warm_store.py": "_rest",
     "adapters/disk/responses/archive.py": "_retry_while_idle",
     "adapters/mlx/platform/device.py": "pressure",
     "adapters/mlx/platform/heap.py": "trim",

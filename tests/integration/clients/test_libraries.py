@@ -29,7 +29,7 @@ def check_weather(call: list[Any]) -> None:
 def test_the_node_sdks_make_tool_round_trips_whole_and_streamed(
     node_sdks: Path, daemon: DaemonProcess, run: Callable[..., str]
 ) -> None:
-    # It imports what is installed beside it.
+    # It imports from the packages installed next to it.
     script = shutil.copy(HERE / "node_sdks.mjs", node_sdks)
     read = json.loads(run(["node", script, daemon.url]))
     assert len(read["calls"]) == 6
@@ -76,7 +76,7 @@ def test_langchains_ollama_reads_streams_forms_tools_and_vectors(
 def test_ollamas_javascript_client_reads_all_that_it_asks_for(
     node_sdks: Path, daemon: DaemonProcess, run: Callable[..., str]
 ) -> None:
-    # It imports what is installed beside it.
+    # It imports from the packages installed next to it.
     script = shutil.copy(HERE / "node_ollama.mjs", node_sdks)
     read = json.loads(run(["node", script, daemon.url]))
     assert read["streamed"] == read["whole"]
@@ -110,7 +110,7 @@ def test_the_langchain_recipe_is_answered(
 
 
 def test_the_node_recipe_is_answered(node_sdks: Path, daemon: DaemonProcess, run: Callable[..., str]) -> None:
-    # It imports what is installed beside it.
+    # It imports from the packages installed next to it.
     recipe = shutil.copy(RECIPES / "openai_sdk.mjs", node_sdks)
     assert run(["node", recipe], SEMANTICD_URL=daemon.url).strip()
 

@@ -30,7 +30,7 @@ NO_END = SamplingParams(temperature=0, ignore_eos=True)
 
 
 def told(rig: EngineRig) -> EarlierText | None:
-    """Return what the runner was told with the last sequence."""
+    """Return what the runner received with the last sequence."""
     return list(rig.runner.earlier.values())[-1]
 
 

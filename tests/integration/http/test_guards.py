@@ -1,4 +1,4 @@
-"""Who may come in, and how the others are told."""
+"""Which clients are admitted, and how the others are refused."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ async def test_the_event_loop_parses_no_large_body(
 async def test_a_body_of_too_many_values_is_refused_unread(
     monkeypatch: pytest.MonkeyPatch, url: str, shape: str, value: str
 ) -> None:
-    monkeypatch.setattr(bodies, "parse_json", None)  # whoever calls it fails
+    monkeypatch.setattr(bodies, "parse_json", None)  # any call fails
     raw = f'{{"model": "tiny", "x": [{",".join([value] * LIMITS.json_values)}]}}'.encode()
     answer = await AsgiClient(make_app()[0]).post(url, raw)
     assert answer.status == 400

@@ -1,7 +1,7 @@
 """Real forms and drafts: what a grammar forces is guessed, and an answer is what it is without drafts.
 
 Forms that end in the middle of a draft, that are led to their end, stop texts over a draft's border, scores, penalties,
-rows with a form beside rows without, and both turns of an agent, the second after a restart.
+rows with and without a form together, and both turns of an agent, the second after a restart.
 """
 
 from __future__ import annotations

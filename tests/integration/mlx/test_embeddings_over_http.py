@@ -1,4 +1,4 @@
-"""Vectors through the whole daemon: the same alone, in a batch and beside an answer that goes on."""
+"""Vectors through the whole daemon: the same alone, in a batch and during another answer."""
 
 from __future__ import annotations
 

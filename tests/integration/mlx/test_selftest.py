@@ -247,10 +247,10 @@ async def test_a_restore_that_computes(tmp_path: Path, model: Path) -> None:
 
 
 class Epidemic(storage_checks.Shortage):
-    """A shortage that ends all that compute a prompt beside the one that caused it."""
+    """A shortage that ends all prompts computed together with the one that caused it."""
 
     def strikes(self, token_ids: Sequence[int]) -> bool:
-        """Strike whoever computes."""
+        """Fail any computation."""
         return self.token_id is not None
 
 

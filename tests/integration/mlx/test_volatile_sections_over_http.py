@@ -1,4 +1,4 @@
-"""With `move_volatile`, what tells of a moment or a folder stands behind the tools: a new session reuses all before it.
+"""With `move_volatile`, text about the moment or the folder follows the tools: a new session reuses all text before it.
 
 Through the whole daemon, in every dialect, on models that keep every position and on those whose layers cannot be cut.
 """

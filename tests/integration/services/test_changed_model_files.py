@@ -140,7 +140,7 @@ async def test_a_file_of_the_users_that_a_model_was_converted_from_is_watched_to
         assert shown == (
             f"the file /home/ann/one.gguf, which it was converted from, changed since it was loaded; {SERVED}: {SWAP}"
         )
-        # What lay in its folder goes where the file was converted anew.
+        # What lay in its folder is deleted if the file was converted again.
         rig.source.on_disk[FOLDER] = ()
         assert await warnings(rig) == [shown, shown]
         rig.source.on_disk.clear()

@@ -1,6 +1,6 @@
 """Every metric moves on a real engine: one daemon with a tiny model goes through all that can happen to it.
 
-What needs a failing disk, a defect or crowded memory is told apart by name, each with the test where it moves.
+What needs a failing disk, a defect or crowded memory is listed by name, each with the test where it moves.
 """
 
 from __future__ import annotations

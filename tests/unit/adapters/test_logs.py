@@ -19,7 +19,7 @@ from tests.fakes.hostile_text import HOSTILE
 
 
 class Bus:
-    """Keeps what is published while somebody watches."""
+    """Keeps published lines while there is a subscriber."""
 
     def __init__(self) -> None:
         self.watched = True

@@ -150,7 +150,7 @@ def test_small_chunks_do_not_condemn_large_ones() -> None:
         sizes.append(size)
     assert sizes[0] == 16
     assert sizes[-1] >= 200
-    # Then somebody's last few tokens, many times: they say nothing of what fits.
+    # Then the last few tokens of a prompt, many times: they show nothing about what fits.
     for _ in range(50):
         rates.record(20, 0.1)
     assert chunk("decoding", rates) >= 200

@@ -128,7 +128,7 @@ def test_two_failures_pause_and_each_pause_is_longer() -> None:
 
 
 def repeat(drafter: Drafter, ids: list[int], answer: Sequence[int]) -> tuple[int, int]:
-    """Answer as told, with drafts; returns steps, and draft tokens that were wrong."""
+    """Answer with the given tokens and drafts; returns steps, and draft tokens that were wrong."""
     num_steps = num_wrong = place = 0
     while place < len(answer):
         pending = answer[place]

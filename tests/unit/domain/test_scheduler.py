@@ -214,7 +214,7 @@ def test_a_background_agent_goes_after_interactive_ones_until_it_has_waited_long
 
 
 def test_an_endless_stream_of_newcomers_starves_nobody() -> None:
-    # More comes than can be done, so that somebody who was never served waits at any time.
+    # More arrives than can be served, so that a sequence that was never served waits at any time.
     limits = SchedulerLimits(max_batch_size=1, aging_s=5.0)
     engine = ScheduledEngine(limits=limits)
     old = [
@@ -223,7 +223,7 @@ def test_an_endless_stream_of_newcomers_starves_nobody() -> None:
     ]
     engine.run([Job(at=0.2 * n, agent=f"new-{n}", prompt=300, answer=5) for n in range(1500)], until=200.0)
     assert old[0].sequence_id in engine.finished
-    # It used 20 s more than they, so those who come up to 20 s later go first; nobody else does.
+    # It used 20 s more than they, so those that arrive up to 20 s later go first, and no others.
     assert engine.finished[old[1].sequence_id] < 20.0 + (20.0 + 20.0) / 0.2 * 0.4 + 1.0
 
 

@@ -10,7 +10,7 @@ from semanticd.domain.snapshots import Snapshot
 
 _S, _E = SequenceState, SequenceEvent
 
-# Written out anew, so that a slip in the product's table does not repeat itself here.
+# Written out again, so that a slip in the product's table does not repeat itself here.
 LEGAL = {
     (_S.WAITING, _E.ADMITTED): _S.PREFILLING,
     (_S.WAITING, _E.ENDED): _S.FINISHED,

@@ -1,4 +1,4 @@
-"""A dashboard beside a fake daemon, both in one event loop."""
+"""A dashboard and a fake daemon in one event loop."""
 
 from __future__ import annotations
 

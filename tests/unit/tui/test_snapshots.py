@@ -134,7 +134,7 @@ def colours_of(app: App[Any], *, monochrome: bool = False) -> str:
 
 
 class Snapshots:
-    """A file of named texts that are as they were, or are written anew."""
+    """A file of named texts that are compared, or written again."""
 
     def __init__(self, name: str) -> None:
         """Read the file."""

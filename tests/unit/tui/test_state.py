@@ -1,4 +1,4 @@
-"""The watch state: bounded, and content with what a daemon tells."""
+"""The watch state: bounded, and tolerant of a daemon's data."""
 
 from __future__ import annotations
 

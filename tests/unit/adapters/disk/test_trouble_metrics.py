@@ -23,7 +23,7 @@ from tests.fakes.telemetry import RecordingLog, RecordingMetrics
 
 
 class Disk:
-    """A store on a disk that fails when told to, and what it counted."""
+    """A store on a disk that fails on demand, and what it counted."""
 
     def __init__(self, folder: Path) -> None:
         self.fs = FaultyFileSystem()

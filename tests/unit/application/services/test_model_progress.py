@@ -1,4 +1,4 @@
-"""What is told of models' changes, and what is not tried again for each request."""
+"""What is reported about model changes, and which failures are not retried for each request."""
 
 from __future__ import annotations
 

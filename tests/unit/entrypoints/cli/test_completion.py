@@ -67,7 +67,7 @@ def test_fish_offers_what_fits(line: str, offered: set[str], tmp_path: Path) -> 
     assert {told.split("\t")[0] for told in ran.stdout.splitlines()} == offered
 
 
-# A shell in a shell: what fits is listed only where somebody types. `$1` script, `$2` line, `$3` word to wait for.
+# A shell in a shell: matches are listed only for typed input. `$1` script, `$2` line, `$3` word to wait for.
 _ZSH = r"""
 zmodload zsh/zpty
 zpty shell zsh -f -i

@@ -18,7 +18,7 @@ LOCAL = "127.0.0.1"
 
 
 class Ports:
-    """Ports of this machine that somebody listens on, or that are free."""
+    """Ports of this machine that are in use, or free."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack

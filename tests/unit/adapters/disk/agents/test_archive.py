@@ -30,7 +30,7 @@ FIXTURE = Path(__file__).resolve().parents[4] / "data" / "disk" / "agents-v1.sql
 
 
 class ListLog:
-    """A log that keeps what it is told."""
+    """A log that keeps its lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

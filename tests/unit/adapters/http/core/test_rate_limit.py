@@ -1,4 +1,4 @@
-"""Token buckets on a clock that stands still until told."""
+"""Token buckets on a clock that advances only on demand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Thinking that was sealed here comes back; what others sealed or somebody changed does not."""
+"""Thinking that was sealed here is accepted again; thinking that others sealed or changed is not."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def test_rows_in_a_batch_hold_what_they_would_alone(data: Any) -> None:
 
 
 def peak_of(action: Any) -> int:
-    """Return the bytes that an action takes at most, beside what is there already."""
+    """Return the peak bytes of an action, beyond what is allocated before it."""
     mx.synchronize()
     before = mx.get_active_memory()
     mx.reset_peak_memory()

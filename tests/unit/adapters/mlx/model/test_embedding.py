@@ -69,7 +69,7 @@ def test_fewer_dimensions_are_the_leading_ones_scaled_anew_and_more_are_refused(
 
 
 class Headless:
-    """Computes its logits where nobody looks."""
+    """Computes its logits in an unusual place."""
 
     def modules(self) -> list[Any]:
         return []

@@ -74,7 +74,7 @@ def test_each_row_gets_the_tokens_and_scores_that_it_gets_alone(family: str, tmp
 
 
 def peak_of(action: Callable[[], object]) -> int:
-    """Return the bytes that an action takes at most, beside what is there already."""
+    """Return the peak bytes of an action, beyond what is allocated before it."""
     mx.synchronize()
     before = mx.get_active_memory()
     mx.reset_peak_memory()

@@ -97,7 +97,7 @@ def test_a_system_without_that_number_is_not_short() -> None:
     ("some", "full", "free_share", "expected"),
     [
         (0.0, 0.0, 0.06, "none"),
-        (0.0, 0.0, 0.04, "warning"),  # without swap nobody waits before the system ends a process
+        (0.0, 0.0, 0.04, "warning"),  # without swap there is no delay before the system kills a process
         (0.0, 0.0, 0.01, "critical"),
         (12.5, 1.0, 0.09, "warning"),
         (40.0, 8.0, 0.09, "critical"),
