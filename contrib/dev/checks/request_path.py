@@ -48,6 +48,7 @@ TIMERS = {
     "adapters/disk/responses/archive.py": "_retry_while_idle",
     "adapters/mlx/platform/device.py": "pressure",
     "adapters/mlx/platform/heap.py": "trim",
+    "application/services/history.py": "sample",
     "entrypoints/upkeep.py": "_trim_memory",
 }
 """Functions that run at intervals of 0.25 to 2 s, whether or not a request is running, by file."""
