@@ -2,6 +2,7 @@
 
 ```
 waiting ── all have joined ──> loading ──> serving ── one is lost ──> requests end, model is forgotten ──> waiting
+                                  └── one is lost ──> waiting
 ```
 """
 
@@ -17,7 +18,7 @@ from semanticd.adapters.config import Settings
 from semanticd.adapters.ranks.group import RankGroup
 from semanticd.adapters.ranks.runner import RankedRunner
 from semanticd.application.ports.telemetry import Log
-from semanticd.domain.errors import SemanticError
+from semanticd.domain.errors import ModelLoadError, OverloadedError, SemanticError
 from semanticd.entrypoints.ranked_parts import own_process
 
 if TYPE_CHECKING:  # its imports take seconds and need the BLAS loaded first
@@ -49,22 +50,40 @@ class RanksUpkeep:
         self._group.start(own_process(self._group, self._settings, log=self._log))
 
     async def joined(self) -> None:
-        """Wait until all ranks have joined."""
+        """Wait until all ranks have joined, or are used."""
         told_at = float("-inf")
-        while self._group.missing():
+        while self._group.missing() and self._group.formation is None:
             if time.monotonic() - told_at > _TOLD_EVERY_S:
                 told_at = time.monotonic()
                 self._log.info("waiting_for_ranks", missing=self._group.why_missing())
             await asyncio.sleep(_POLL_S)
 
     async def load_when_joined(self, name: str) -> None:
-        """Load a model as soon as all ranks have joined.
+        """Load a model as soon as all ranks have joined; again, where one of them was lost while it loaded.
+
+        It ends too where its user has loaded another one meanwhile.
 
         Raises:
             SemanticError: As in `ModelsService.load`.
         """
-        await self.joined()
-        await self._daemon.models.load(name)
+        self._group.is_awaited = True
+        try:
+            while not self._daemon.engine.models:
+                await self.joined()
+                await self._try_to_load(name)
+        finally:
+            self._group.is_awaited = False
+
+    async def _try_to_load(self, name: str) -> None:
+        try:
+            await self._daemon.models.load(name)
+        except ModelLoadError as error:
+            if self._daemon.engine.models:
+                return
+            if not _ranks_were_lost(error):
+                raise
+            self._log.warning("ranks_not_ready", reason=error.message)
+            await asyncio.sleep(_RETRY_S)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -82,6 +101,7 @@ class RanksUpkeep:
             try:
                 await self._look()
             except SemanticError as error:
+                self._group.trouble = error.message
                 self._log.error("ranks_not_ready", reason=error.message)
                 await asyncio.sleep(_RETRY_S)
             except Exception as error:  # noqa: BLE001 (it continues, whatever failed this time)
@@ -92,12 +112,17 @@ class RanksUpkeep:
         self._group.check()
         for model in self._daemon.engine.models.values():
             if isinstance(model.runner, RankedRunner) and model.runner.ended is not None:
+                self._lost, self._group.is_awaited = str(model.model_id), True
                 await self._forget(model)
-                self._lost = str(model.model_id)
-        if self._lost is not None and not self._group.missing():
+        if self._lost is None:
+            return
+        # Its user may have loaded one meanwhile.
+        if not self._daemon.engine.models:
+            if self._group.missing():
+                return
             await self._daemon.models.load(self._lost)
-            self._log.info("ranks_serve_again", model=self._lost)
-            self._lost = None
+        self._log.info("ranks_serve_again", model=", ".join(self._daemon.engine.models))
+        self._lost, self._group.is_awaited, self._group.trouble = None, False, ""
 
     async def _forget(self, model: LoadedModel) -> None:
         """Let a model leave whose ranks are gone: its requests end with their next step, its hot blocks are lost."""
@@ -106,3 +131,11 @@ class RanksUpkeep:
             await asyncio.sleep(_POLL_S)
         await asyncio.wrap_future(engine.call(self._daemon.store.clear))
         await self._daemon.models.unload(str(model.model_id))
+
+
+def _ranks_were_lost(error: BaseException) -> bool:
+    """Whether a model could not be loaded because a rank was lost, or is missing: see `RankedLoader.load`."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OverloadedError):
+        cause = cause.__cause__
+    return cause is not None

@@ -16,10 +16,11 @@ from semanticd.adapters.mlx.model.sharding import Ring, device_kind, spread_of
 from semanticd.adapters.mlx.platform.device import MlxMemory
 from semanticd.adapters.mlx.platform.heap import limit_buffer_cache
 from semanticd.adapters.ranks.executor import LoadedShard, LoadOrder
+from semanticd.adapters.ranks.formation import RETRY_S
 from semanticd.application.ports.inference import finish_loading
 from semanticd.application.ports.models import InstalledModel
 from semanticd.application.ports.telemetry import NullLog
-from semanticd.domain.errors import ModelLoadError, ModelNotFoundError
+from semanticd.domain.errors import ModelLoadError, ModelNotFoundError, OverloadedError
 from semanticd.domain.memory_plan import WeightRoom, buffer_cache_bytes
 from semanticd.domain.model_cache_spec import StoragePrecision
 from semanticd.entrypoints.model_fit import budget_plan, machine, open_registry
@@ -63,7 +64,8 @@ class MlxShardLoader:
         """Form the ring and load.
 
         Raises:
-            ModelLoadError: The ring cannot be formed, or the model cannot be loaded.
+            OverloadedError: The ring cannot be formed.
+            ModelLoadError: The model cannot be loaded.
         """
         installed = self.find(order)
         world_size = len(order.ring)
@@ -72,7 +74,11 @@ class MlxShardLoader:
         plan = budget_plan(self._settings, device)
         limit_buffer_cache(buffer_cache_bytes(device, budget_bytes=plan.budget_bytes(0)))
         memory = MlxMemory(device, log=NullLog(), wired=None)
-        ring = Ring.form(rank=self._rank, ring=order.ring, limit_s=order.limit_s, mode=mode)
+        try:
+            ring = Ring.form(rank=self._rank, ring=order.ring, limit_s=order.limit_s, mode=mode)
+        except ModelLoadError as error:
+            # Nothing is wrong with the model: a neighbour was lost, and may come back.
+            raise OverloadedError(error.message, retry_after_s=RETRY_S) from error
         loader = MlxModelLoader(
             block_tokens=order.block_tokens,
             precision=cast("StoragePrecision", order.precision),

@@ -16,7 +16,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,20 @@ class RankedDaemon(WholeDaemon):
         """Let a worker of other settings take a rank's place; before the start."""
         self.workers[rank - 1] = Worker(self._home, rank=rank, port=self.port, settings=settings, key=key)
         return self.workers[rank - 1]
+
+    @contextlib.asynccontextmanager
+    async def waiting(self, *, with_workers: bool) -> AsyncIterator[asyncio.Task[None]]:
+        """Start as the daemon does, whose first model comes when all ranks have joined; gives that task."""
+        self.parts.engine.start()
+        self.upkeep.start()
+        for worker in self.workers if with_workers else ():
+            worker.process.start()
+        loading = asyncio.create_task(self.upkeep.load_when_joined(str(self._model)))
+        try:
+            yield loading
+        finally:
+            loading.cancel()
+            await self.__aexit__()
 
     async def __aenter__(self) -> Self:
         """Start all ranks and load the model."""

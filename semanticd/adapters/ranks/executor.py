@@ -72,7 +72,8 @@ class ShardLoader(Protocol):
         """Form the ring and load.
 
         Raises:
-            ModelLoadError: The ring cannot be formed, or the model cannot be loaded.
+            OverloadedError: The ring cannot be formed.
+            ModelLoadError: The model cannot be loaded.
         """
 
     def memory_bytes(self) -> int:

@@ -60,13 +60,20 @@ class Formation:
     """The ranks of one ring; steps on the engine thread, blocks on any."""
 
     def __init__(
-        self, members: Sequence[Member], *, timeout_s: float, log: Log, on_end: Callable[[str, bool], None]
+        self,
+        members: Sequence[Member],
+        *,
+        model_id: str,
+        timeout_s: float,
+        log: Log,
+        on_end: Callable[[str, bool], None],
     ) -> None:
-        """Take over members, in the order of their ranks.
+        """Take over members, in the order of their ranks, for a model.
 
         `on_end` hears once why the formation ends, and whether that was wanted; it calls nothing of the formation.
         """
         self.members = tuple(members)
+        self.model_id = model_id
         self.timeout_s = timeout_s
         self.fingerprint = ""
         """Of the model that the ranks hold."""

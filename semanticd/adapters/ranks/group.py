@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from semanticd.adapters.ranks.formation import Formation, Member
+from semanticd.adapters.ranks.formation import RETRY_S, Formation, Member
 from semanticd.adapters.ranks.handshake import (
     NONCE_BYTES,
     Expected,
@@ -35,6 +36,8 @@ from semanticd.domain.errors import DaemonError, OverloadedError
 from semanticd.domain.limits import LIMITS
 
 HANDSHAKE_S = 5.0
+STARTING_AGAIN_S = 60.0
+"""How long ranks may take to start again after a formation: a process of each imports MLX and its libraries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +63,14 @@ class RankGroup:
         self._refused: dict[int, str] = {}
         self._formation: Formation | None = None
         self._why = ""
+        self._ended_at = float("-inf")
         self.num_failures = 0
         """Formations that ended while they were needed."""
+        self.is_awaited = False
+        """Whether a model is loaded as soon as all ranks have joined."""
+        self.trouble = ""
+        """Why it could not be loaded when they had."""
+        self._told_taken: dict[int, str] = {}
         self._closing = False
         self._listener: socket.socket | None = None
         self._shaking = threading.BoundedSemaphore(LIMITS.rank_handshakes)
@@ -137,8 +146,8 @@ class RankGroup:
 
     def _shake(self, connected: socket.socket, address: str) -> None:
         """Let a rank prove itself; one that cannot is sent the reason, as far as it is a rank, and disconnected."""
-        link = Link(connected)
         try:
+            link = Link(connected)
             link.limit(HANDSHAKE_S)
             who = self._introduced(link, address)
             if who is None:
@@ -146,9 +155,9 @@ class RankGroup:
             else:
                 link.trust()
                 self._joined(who, link)
-        except (LinkLostError, OSError) as error:
+        except OSError as error:
             self._log.warning("rank_not_joined", address=address, reason=str(error))
-            link.close()
+            connected.close()
         finally:
             self._shaking.release()
 
@@ -184,30 +193,50 @@ class RankGroup:
                 self._refused[who.rank] = why
             link.send({"refused": why})
             return None
+        if (holder := self._holder(who)) is not None:
+            taken = f"rank {who.rank} is taken by the worker at {holder}"
+            if self._told_taken.get(who.rank) != who.process:
+                self._told_taken[who.rank] = who.process
+                self._log.warning("rank_taken", rank=who.rank, address=address, reason=taken)
+            link.send({"taken": taken})
+            return None
         link.send({"proof": proof(options.key, side="daemon", nonces=nonces, who=who)})
         if link.receive() != {"joined": True}:
             raise LinkLostError("it did not accept the daemon's proof")
         return who
 
     def _joined(self, who: Introduction, link: Link) -> None:
-        """Keep a link in the lobby; one of a newer process takes the place of an older one's."""
+        """Keep a link in the lobby."""
         with self._lock:
-            links = self._lobby.setdefault(who.rank, {})
-            if any(other.process != who.process for other, _ in links.values()):
-                for _, older in links.values():
-                    older.close()
-                links.clear()
-            links[who.kind] = (who, link)
-            if self._closing:
+            # Another process may have taken the rank since this one was let in: it joins again, and is told.
+            if self._closing or self._held_by(who) is not None:
                 link.close()
+                return
+            links = self._lobby.setdefault(who.rank, {})
+            links[who.kind] = (who, link)
             whole = len(links) == 2
             self._refused.pop(who.rank, None)
-            formation = self._formation
         if whole:
             self._log.info("rank_joined", rank=who.rank, computed_by=who.computed_by)
-            if formation is not None and formation.ended is None:
-                # Its process was started again: the one in the ring is gone, even where its links do not show it.
-                formation.end(f"rank {who.rank} was started again")
+
+    def _holder(self, who: Introduction) -> str | None:
+        """Return the address of another process that has this rank."""
+        with self._lock:
+            return self._held_by(who)
+
+    def _held_by(self, who: Introduction) -> str | None:
+        """See `_holder`; under the lock.
+
+        Two workers of one rank must not displace each other for ever: the first one keeps it while its links live.
+        Those of a machine that is off or was started anew end by themselves (`Link`).
+        """
+        self._forget_if_lost(who.rank)
+        for other, link in self._lobby.get(who.rank, {}).values():
+            if other.process != who.process:
+                return link.peer
+        formation = self.formation
+        member = None if formation is None else formation.members[who.rank]
+        return None if member is None else member.steps.peer
 
     def missing(self) -> list[int]:
         """Return the ranks that have not joined."""
@@ -229,37 +258,49 @@ class RankGroup:
 
     def why_not_ready(self) -> str:
         """Return why nothing is computed now, in a sentence."""
-        lost = f"the machines lost their connection ({self._why}); " if self._why else ""
-        return f"{lost}{self.why_missing()}"
+        known = f"the machines lost their connection ({self._why})" if self._why else self.trouble
+        return f"{known}; {self.why_missing()}" if known else self.why_missing()
 
     def why_away(self) -> str | None:
-        """Return why the model that was served is not now; None: it is, or it was unloaded."""
-        return f"{self.why_not_ready()}; try again soon" if self._why and self.formation is None else None
+        """Return why the model that is awaited is not there yet; None: it is, or none is awaited."""
+        awaited = self.is_awaited and self.formation is None
+        return f"{self.why_not_ready()}; try again soon" if awaited else None
+
+    @property
+    def is_starting_again(self) -> bool:
+        """Whether a formation ended so recently that its ranks may still be starting again."""
+        return self.formation is None and time.monotonic() - self._ended_at < STARTING_AGAIN_S
 
     def _drop_lost(self) -> None:
-        """Forget ranks in the lobby whose process has ended: nothing is said there, so what can be read is an end."""
         with self._lock:
-            for rank, links in list(self._lobby.items()):
-                if any(link.has_ended() for _, link in links.values()):
-                    for _, link in links.values():
-                        link.close()
-                    del self._lobby[rank]
+            for rank in range(self.world_size):
+                self._forget_if_lost(rank)
+
+    def _forget_if_lost(self, rank: int) -> None:
+        """Forget a rank in the lobby whose process has ended: nothing is said there, so what can be read is an end."""
+        links = self._lobby.get(rank, {})
+        if any(link.has_ended() for _, link in links.values()):
+            for _, link in links.values():
+                link.close()
+            del self._lobby[rank]
 
     # Forming.
 
-    def form(self) -> Formation:
-        """Make a formation of those in the lobby.
+    def form(self, model_id: str) -> Formation:
+        """Make a formation of those in the lobby, for a model.
 
         Raises:
             OverloadedError: A rank has not joined, or there is a formation.
         """
+        if (present := self.formation) is not None:
+            raise OverloadedError(f"the machines compute {present.model_id}", retry_after_s=RETRY_S)
         if self.missing():
             raise OverloadedError(
-                f"the model needs {self.world_size} machines, and {self.why_missing()}", retry_after_s=5.0
+                f"the model needs {self.world_size} machines, and {self.why_missing()}", retry_after_s=RETRY_S
             )
         with self._lock:
-            if self._formation is not None and self._formation.ended is None:
-                raise OverloadedError("the machines compute another model", retry_after_s=5.0)
+            if any(len(self._lobby.get(rank, {})) < 2 for rank in range(self.world_size)):
+                raise OverloadedError("a machine has just left", retry_after_s=RETRY_S)
             members = [
                 Member(
                     rank=rank,
@@ -272,13 +313,18 @@ class RankGroup:
             ]
             self._lobby.clear()
             formation = Formation(
-                members, timeout_s=self.options.timeout_s, log=self._log, on_end=self._ended
+                members,
+                model_id=model_id,
+                timeout_s=self.options.timeout_s,
+                log=self._log,
+                on_end=self._ended,
             )
             self._formation = formation
         return formation
 
     def _ended(self, reason: str, wanted: bool) -> None:
         self._why = "" if wanted else reason
+        self._ended_at = time.monotonic()
         if not wanted:
             self.num_failures += 1
             self._log.error("ranks_lost", reason=reason)

@@ -4,7 +4,7 @@
 daemon                                              rank
   challenge: nonce A                  ──────────>
                                       <──────────     introduction: who I am, nonce B, proof(key, "rank", A, B, who)
-  acceptance: proof(key, "daemon", …) ──────────>     or a refusal: why
+  acceptance: proof(key, "daemon", …) ──────────>     or a refusal: why, or that another worker has this rank
 ```
 Proofs are HMAC-SHA256 over both nonces and the introduction, each side's with its own word in front, so that no proof
 can be sent back. What follows is neither encrypted nor signed.

@@ -17,11 +17,16 @@ class RefusedError(DaemonError):
     """The daemon refuses this rank, or does not have the key; a retry does not help."""
 
 
+class TakenError(LinkLostError):
+    """Another worker has this rank; it may leave."""
+
+
 def join(address: tuple[str, int], *, key: str, who: Introduction) -> Link:
     """Return a link on which the daemon will ask.
 
     Raises:
         RefusedError: as it says.
+        TakenError: likewise.
         OSError, LinkLostError: the daemon is not there, or not yet.
     """
     link = Link(socket.create_connection(address, timeout=_CONNECT_S))
@@ -39,6 +44,8 @@ def join(address: tuple[str, int], *, key: str, who: Introduction) -> Link:
         answer = link.receive()
         if "refused" in answer:
             raise RefusedError(f"the daemon refuses this rank: {answer['refused']}")
+        if "taken" in answer:
+            raise TakenError(str(answer["taken"]))
         if not is_proof(answer.get("proof"), proof(key, side="daemon", nonces=nonces, who=who)):
             raise RefusedError(f"what listens on {address[0]}:{address[1]} does not know the key")
         link.send({"joined": True})

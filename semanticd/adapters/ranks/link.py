@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +23,9 @@ MAX_BYTES = 1 << 30
 """Longest frame after that: a block of a large model has some 100 MiB."""
 _READ_BYTES = 1 << 18
 _SEND_S = 60.0
+_PROBED_AFTER_S, _PROBED_EVERY_S, _NUM_PROBES = 5, 5, 5
+"""When the system asks after a silent machine: one that was started anew says that it knows nothing of the
+connection, one that is off ends it half a minute later."""
 
 
 class LinkLostError(ConnectionError):
@@ -34,6 +38,9 @@ class Link:
     def __init__(self, connected: socket.socket) -> None:
         """Take over a connected socket; frames are short until `trust`."""
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _let_it_be_probed(connected)
+        self.peer = _peer_of(connected)
+        """The address of the other side's machine."""
         self._socket = connected
         self._frames = FrameReader(max_bytes=GREETING_BYTES)
         self._received: list[Any] = []
@@ -127,6 +134,22 @@ class Link:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+
+
+def _let_it_be_probed(connected: socket.socket) -> None:
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sys.platform == "darwin":
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPALIVE, _PROBED_AFTER_S)
+    else:
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBED_AFTER_S)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBED_EVERY_S)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _NUM_PROBES)
+
+
+def _peer_of(connected: socket.socket) -> str:
+    with contextlib.suppress(OSError):
+        return str(connected.getpeername()[0])
+    return "an unknown address"
 
 
 def encoded(message: Any) -> bytes:

@@ -82,13 +82,16 @@ class RankedLoader:
         """Load a model in all ranks.
 
         Raises:
-            ModelLoadError: A rank cannot load it, or the ranks do not fit together.
+            ModelLoadError: A rank cannot load it, the ranks do not fit together, or they compute another model; caused
+                by an `OverloadedError` where a rank is missing or was lost meanwhile.
         """
         world_size = self._group.world_size
         mode = self._text.spread_of(installed, world_size=world_size)
+        self._refuse_a_second(installed)
         on_progress(0.0)
+        yield from self._started_again()
         try:
-            formation = self._group.form()
+            formation = self._group.form(installed.model_id)
         except OverloadedError as error:
             raise ModelLoadError(f"cannot load {installed.model_id}: {error.message}") from error
         try:
@@ -103,10 +106,12 @@ class RankedLoader:
                 yield from _done(self._follow_up(formation, spec))
                 yield from _done([reading_text])
                 tokenizer = reading_text.result()
-        except BaseException as error:
-            formation.end(f"loading {installed.model_id} failed: {error}")
-            if isinstance(error, OverloadedError):
-                raise ModelLoadError(f"cannot load {installed.model_id}: {error.message}") from error
+        except OverloadedError as error:
+            formation.end(f"loading {installed.model_id} failed: {error.message}")
+            raise ModelLoadError(f"cannot load {installed.model_id}: {error.message}") from error
+        except BaseException:
+            # The model is at fault, or the daemon stops (`GeneratorExit`): no machine was lost.
+            formation.end(f"loading {installed.model_id} was given up", wanted=True)
             raise
         on_progress(1.0)
         return LoadedModel(
@@ -122,6 +127,20 @@ class RankedLoader:
             kv_room_bytes=kv_room_bytes(results),
         )
 
+    def _refuse_a_second(self, installed: InstalledModel) -> None:
+        formation = self._group.formation
+        if formation is not None and formation.model_id != installed.model_id:
+            raise ModelLoadError(
+                f"cannot load {installed.model_id}: the machines compute {formation.model_id}, and one model at a "
+                f"time; unload it first (`semanticd models unload {formation.model_id}`)"
+            )
+
+    def _started_again(self) -> Generator[None, None, None]:
+        """Wait for ranks whose last formation ended a moment ago: their processes are starting again."""
+        while self._group.is_starting_again and self._group.missing():
+            yield
+            time.sleep(_SLICE_S)
+
     def _check_chips(self, formation: Formation, installed: InstalledModel) -> None:
         """Refuse experts on different chips: a rank that rounds otherwise may choose others, and the sums be wrong."""
         chips = {member.introduction.computed_by for member in formation.members}
@@ -133,6 +152,7 @@ class RankedLoader:
 
     def check(self, installed: InstalledModel) -> Generator[None, None, None]:
         """Read a model's files; see `ModelLoader`."""
+        self._refuse_a_second(installed)
         self._text.spread_of(installed, world_size=self._group.world_size)
         return self._text.check(installed)
 

@@ -25,6 +25,7 @@ _ERRORS: Mapping[str, type[domain.SemanticError]] = {
     "unsupported": domain.UnsupportedError,
     "load": domain.ModelLoadError,
     "broken_model": domain.BrokenModelError,
+    "overloaded": domain.OverloadedError,
 }
 """Errors that a rank may report, by their names; all others are defects, and end the ring."""
 _SAMPLED = (

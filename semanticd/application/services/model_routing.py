@@ -33,7 +33,7 @@ class ModelRouting:
     ) -> None:
         """With `load_on_demand`, `models` loads an installed model that a request names."""
         self.why_away: Callable[[], str | None] = lambda: None
-        """Says why the model that was served is not now, where it comes back by itself."""
+        """Says why the model that is to be served is not there, where it comes by itself."""
         self._engine = engine
         self._models = models
         self._source = source
@@ -50,7 +50,7 @@ class ModelRouting:
 
         Raises:
             ModelNotFoundError: Nothing loaded answers to it.
-            OverloadedError: The first model is still loading.
+            OverloadedError: The first model is still loading, or comes back by itself.
         """
         model = await self._route(name)
         with self._use.held(model.model_id):
@@ -60,7 +60,7 @@ class ModelRouting:
         await self._use.wait_until_open()
         profile = self._source.profile(name)
         model = self._names.loaded(name)
-        if model is None and self._load_on_demand:
+        if model is None and self._load_on_demand and self.why_away() is None:
             await self._models.load_for_request(name)
             model = self._names.loaded(name)
         if model is None:

@@ -36,6 +36,7 @@ def test_an_end_is_told_before_it_can_be_seen_and_once(links: list[tuple[Link, L
     seen: list[tuple[str | None, str, bool]] = []
     formation = Formation(
         [Member(0, "127.0.0.1", WHO, steps, blocks)],
+        model_id="tiny",
         timeout_s=60.0,
         log=RecordingLog(),
         on_end=lambda reason, wanted: seen.append((formation.ended, reason, wanted)),

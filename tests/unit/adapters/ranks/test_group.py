@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -14,7 +15,7 @@ import pytest
 from semanticd.adapters.ranks.group import GroupOptions, RankGroup
 from semanticd.adapters.ranks.handshake import Expected, Introduction, LinkKind, new_nonce, proof, refusal
 from semanticd.adapters.ranks.hosts import Hosts
-from semanticd.adapters.ranks.joining import RefusedError, join
+from semanticd.adapters.ranks.joining import RefusedError, TakenError, join
 from semanticd.adapters.ranks.link import Link, LinkLostError
 from semanticd.domain.errors import DaemonError, OverloadedError
 from semanticd.domain.limits import LIMITS
@@ -88,10 +89,10 @@ def test_a_rank_has_joined_with_both_links_and_all_form_once(lobby: Lobby) -> No
     lobby.join(replaced(rank=1, kind="blocks"))
     lobby.missing(0)
     with pytest.raises(OverloadedError, match=r"rank 0 \(127.0.0.1\) has not joined"):
-        lobby.group.form()
+        lobby.group.form("tiny")
     lobby.join_whole(0)
     lobby.missing()
-    formation = lobby.group.form()
+    formation = lobby.group.form("tiny")
     assert [member.rank for member in formation.members] == [0, 1]
     assert [one.state for one in lobby.group.facts()] == ["ready", "ready"]
 
@@ -103,11 +104,11 @@ def test_a_rank_that_leaves_the_lobby_is_missing_again(lobby: Lobby) -> None:
     lobby.missing(0, 1)
 
 
-def test_a_formation_ends_when_a_rank_of_it_is_gone_or_starts_again(lobby: Lobby) -> None:
+def test_a_formation_ends_when_a_rank_of_it_is_gone(lobby: Lobby) -> None:
     lobby.join_whole(0)
     links = lobby.join_whole(1)
     lobby.missing()
-    formation = lobby.group.form()
+    formation = lobby.group.form("tiny")
     links[1].close()
     wait_for(lambda: formation.ended is not None)
     assert lobby.group.num_failures == 1
@@ -116,10 +117,38 @@ def test_a_formation_ends_when_a_rank_of_it_is_gone_or_starts_again(lobby: Lobby
     lobby.join_whole(0, process="two")
     lobby.join_whole(1, process="two")
     lobby.missing()
-    second = lobby.group.form()
-    lobby.join_whole(1, process="three")
-    wait_for(lambda: second.ended is not None)
-    assert "started again" in str(second.ended)
+    assert lobby.group.form("tiny").ended is None
+
+
+@pytest.mark.parametrize("has_formed", [False, True])
+def test_a_rank_is_its_first_process_s_until_that_one_is_gone(has_formed: bool, lobby: Lobby) -> None:
+    lobby.join_whole(0)
+    links = lobby.join_whole(1)
+    lobby.missing()
+    formation = lobby.group.form("tiny") if has_formed else None
+    for kind in ("steps", "blocks"):
+        with pytest.raises(TakenError, match=r"rank 1 is taken by the worker at 127\.0\.0\.1"):
+            lobby.join(replaced(rank=1, kind=kind, process="two"))
+    assert [line[1] for line in lobby.log.lines].count("rank_taken") == 1, "it tries often"
+    if formation is None:
+        lobby.missing()
+    else:
+        assert formation.ended is None
+    links[1].close()
+    if formation is not None:
+        wait_for(lambda: formation.ended is not None)
+        lobby.join_whole(0, process="two")
+    lobby.missing(1)
+    lobby.join_whole(1, process="two")
+    lobby.missing()
+    assert lobby.group.num_failures == int(has_formed)
+
+
+def test_the_system_asks_after_a_silent_machine(lobby: Lobby) -> None:
+    # The links of one that was switched off would otherwise keep its rank from the one that takes its place.
+    link = lobby.join(WHO)
+    with socket.socket(fileno=os.dup(link.fileno())) as same:
+        assert same.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
 def test_a_rank_that_does_not_answer_a_step_ends_the_formation_at_the_time_limit(lobby: Lobby) -> None:
@@ -127,7 +156,7 @@ def test_a_rank_that_does_not_answer_a_step_ends_the_formation_at_the_time_limit
     lobby.join_whole(0)
     lobby.join_whole(1)
     lobby.missing()
-    formation = lobby.group.form()
+    formation = lobby.group.form("tiny")
     with pytest.raises(OverloadedError, match=r"rank 0 did not answer within 0.2 s \(decode\)"):
         formation.call("decode", 0)
 
