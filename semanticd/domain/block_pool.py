@@ -110,7 +110,7 @@ class BlockPool:
     """The hot tier's book-keeping."""
 
     def __init__(self, *, budget_bytes: int, has_disk: bool = True) -> None:
-        """Begin empty with a budget in bytes; without a disk no block comes back once it has left."""
+        """Begin empty with a budget in bytes; without a disk, evicted blocks are lost."""
         self._has_disk = has_disk
         self.budget_bytes = budget_bytes
         self.running_bytes = 0
@@ -173,7 +173,7 @@ class BlockPool:
         return [self._entries[h].block for h in self._children.get(parent, ())]
 
     def has_children(self, parent: BlockHash) -> bool:
-        """Whether a hot block directly follows `parent`."""
+        """Return whether a hot block directly follows `parent`."""
         return parent in self._children
 
     def insert(self, block: Block, *, dirty: bool) -> bool:
@@ -263,7 +263,7 @@ class BlockPool:
         return entry.block
 
     def is_dirty(self, block_hash: BlockHash) -> bool:
-        """Whether the block is hot and not on disk."""
+        """Return whether the block is hot and not on disk."""
         entry = self._entries.get(block_hash)
         return entry is not None and entry.dirty
 
@@ -311,7 +311,7 @@ class BlockPool:
         self._to_write = {**first, **self._to_write}
 
     def set_aside(self, block_hash: BlockHash) -> None:
-        """Offer a dirty block to the disk no more, because it is on its way there or was refused."""
+        """Stop offering a dirty block to the disk: it is being written or was refused."""
         self._to_write.pop(block_hash, None)
 
     def offer_again(self, block_hash: BlockHash) -> None:
@@ -357,7 +357,7 @@ class BlockPool:
                 self._count_stuck(entry)
 
     def is_locked(self, block_hash: BlockHash) -> bool:
-        """Whether the block is in use and must stay."""
+        """Return whether the block is in use and must stay."""
         entry = self._entries.get(block_hash)
         return entry is not None and entry.num_locks > 0
 
@@ -378,7 +378,7 @@ class BlockPool:
             self._twice.pop(block_hash, None)
 
     def has_running_copy(self, block_hash: BlockHash) -> bool:
-        """Whether a running sequence has the block's bytes."""
+        """Return whether a running sequence has the block's bytes."""
         return block_hash in self._num_running
 
     def _note_twice(self, block_hash: BlockHash) -> None:
@@ -462,7 +462,7 @@ class BlockPool:
 
     @property
     def max_pinned_bytes(self) -> int:
-        """What pins may keep: `MAX_PINNED_SHARE` of the budget."""
+        """Maximum size of pinned blocks in bytes: `MAX_PINNED_SHARE` of the budget."""
         return int(self.budget_bytes * MAX_PINNED_SHARE)
 
     def pin_adds(self, agent: AgentId) -> int:
@@ -470,7 +470,7 @@ class BlockPool:
         return self._bytes_pinned_by(agent, num_others=0) if agent not in self._pinned else 0
 
     def pin_frees(self, agent: AgentId) -> int:
-        """Return how many bytes are pinned no more without this agent's pin."""
+        """Return how many bytes only this agent's pin keeps pinned."""
         return self._bytes_pinned_by(agent, num_others=1) if agent in self._pinned else 0
 
     def _bytes_pinned_by(self, agent: AgentId, *, num_others: int) -> int:
@@ -478,7 +478,7 @@ class BlockPool:
         return sum(self._entries[name].block.num_bytes for name in names if name in self._entries)
 
     def could_pin(self, agent: AgentId) -> bool:
-        """Whether the agent's blocks, with all that is pinned, stay within `MAX_PINNED_SHARE` of the budget."""
+        """Return whether the agent's and all pinned blocks together fit into `MAX_PINNED_SHARE` of the budget."""
         return self._pinned_bytes + self.pin_adds(agent) <= self.max_pinned_bytes
 
     def pin(self, agent: AgentId) -> None:
@@ -504,18 +504,18 @@ class BlockPool:
         self._kept.discard(agent)
 
     def is_kept_agent(self, agent: AgentId) -> bool:
-        """Whether the agent's blocks go after others."""
+        """Return whether the agent's blocks are evicted after those of other agents."""
         return agent in self._kept
 
     def is_kept(self, block_hash: BlockHash) -> bool:
-        """Whether a kept agent holds this block."""
+        """Return whether a kept agent holds this block."""
         return bool(self._kept) and not self._kept.isdisjoint(self._holders.get(block_hash, ()))
 
     def is_pinned_agent(self, agent: AgentId) -> bool:
         return agent in self._pinned
 
     def is_pinned(self, block_hash: BlockHash) -> bool:
-        """Whether a pinned agent holds this block."""
+        """Return whether a pinned agent holds this block."""
         return block_hash in self._num_pins
 
     @property
@@ -680,7 +680,7 @@ class BlockPool:
         return list(chosen.values())
 
     def _twice_held(self, num_bytes: int) -> Iterator[Block]:
-        """Iterate over blocks that are in RAM twice and on disk, worth at least `num_bytes` if there are so many."""
+        """Iterate over blocks that are twice in RAM and on disk, up to at least `num_bytes` if available."""
         for block_hash in reversed(self._twice):
             if num_bytes <= 0:
                 return
@@ -758,7 +758,7 @@ class BlockPool:
         return chosen
 
     def can_leave(self, block_hash: BlockHash) -> bool:
-        """Whether the block is hot and neither locked nor pinned."""
+        """Return whether the block is hot and neither locked nor pinned."""
         entry = self._entries.get(block_hash)
         return entry is not None and self._may_leave(entry)
 
@@ -792,7 +792,7 @@ class BlockPool:
         assert self._shares == shares, "the agents' shares of RAM differ from their blocks"
 
     def check_block(self, block_hash: BlockHash) -> None:
-        """Raise `AssertionError` when what is noted of one hot block does not agree."""
+        """Raise `AssertionError` if the records of one hot block are inconsistent."""
         entry, name = self._entries[block_hash], block_hash.hex()[:12]
         assert entry.block.block_hash == block_hash, f"{name} filed under another hash"
         assert entry.num_locks >= 0, f"{name} has {entry.num_locks} locks"

@@ -148,7 +148,7 @@ class AgentCacheStore:
         return names
 
     def is_unwritten(self, block_hash: BlockHash) -> bool:
-        """Whether a hot block is on its way to the disk or could still be handed over."""
+        """Return whether a hot block is being written or can still be handed to the writer."""
         with self.lock:
             return self.pool.is_dirty(block_hash) and not self._is_refused(block_hash)
 
@@ -207,7 +207,7 @@ class AgentCacheStore:
             return self._get(block_hash)
 
     def is_hot(self, block_hash: BlockHash) -> bool:
-        """Whether the block's tensors are in RAM."""
+        """Return whether the block's tensors are in RAM."""
         return block_hash in self._payloads
 
     def reserve(self) -> Reservation:
@@ -218,7 +218,7 @@ class AgentCacheStore:
 
     @property
     def knows_all_files(self) -> bool:
-        """Whether the disk's index knows all that is stored; see `WarmStore.find_files`."""
+        """Whether the disk index lists every stored block; see `WarmStore.find_files`."""
         return self._warm is None or self._warm.knows_all_files
 
     def find_files(self, names: Iterable[BlockHash], fingerprint: ModelFingerprint) -> Future[int] | None:
@@ -242,7 +242,7 @@ class AgentCacheStore:
         return self._warm.read(block_hash)
 
     def lost_file(self, names: Sequence[BlockHash]) -> LostFile | None:
-        """Return what befell the first of these blocks whose file was lost since the start; None: no such."""
+        """Return what happened to the first of these blocks whose file was lost since the start, or None."""
         return None if self._warm is None else self._warm.lost_file(names)
 
     def verify_soon(self, names: Iterable[BlockHash]) -> None:
@@ -431,7 +431,7 @@ class AgentCacheStore:
         return int(self.pool.budget_bytes * SHARE_OF_CONVERSATION)
 
     def can_keep(self, num_bytes: int) -> bool:
-        """Whether blocks of so many bytes could be kept without waiting for the disk."""
+        """Return whether blocks of this size in bytes can be kept without waiting for the disk."""
         return self.ready_bytes - num_bytes >= self._set_aside_bytes
 
     def _has_room(self, num_bytes: int, *, below: Sequence[BlockHash]) -> bool:
@@ -473,7 +473,7 @@ class AgentCacheStore:
         self._metrics.count("cache_lost_blocks_total", num_blocks)
 
     def _is_deleted(self, block_hash: BlockHash) -> bool:
-        """Whether a hot block was deleted while it was in use."""
+        """Return whether a hot block was deleted while it was in use."""
         return self._writes is not None and self._writes.is_deleted(block_hash)
 
     # What running caches have too.
@@ -488,22 +488,22 @@ class AgentCacheStore:
                     self._displaced[block.block_hash] = block
 
     def forget_running_copy(self, names: Iterable[BlockHash]) -> None:
-        """Undo `note_running_copy`; what is displaced stays so until `give_up_displaced`."""
+        """Undo `note_running_copy`; displaced blocks stay displaced until `give_up_displaced`."""
         with self.lock:
             for name in names:
                 self.pool.forget_running_copy(name)
 
     @property
     def has_displaced(self) -> bool:
-        """Whether a block lies in a running cache and not in the pool."""
+        """Whether any block is in a running cache and not in the pool."""
         return bool(self._displaced)
 
     def is_displaced(self, block_hash: BlockHash) -> bool:
-        """Whether a block lies in a running cache and not in the pool, and was not deleted."""
+        """Return whether a block is in a running cache, not in the pool, and not deleted."""
         return block_hash in self._displaced
 
     def left_unwritten(self, block_hash: BlockHash) -> bool:
-        """Whether a displaced block left RAM before the disk took it."""
+        """Return whether a displaced block left RAM before it was written."""
         return block_hash in self._unwritten
 
     def give_up_displaced(self, names: Iterable[BlockHash]) -> None:
@@ -566,7 +566,7 @@ class AgentCacheStore:
             self.persist()
 
     def take_writes_ended(self) -> bool:
-        """Whether writes have ended since the last call, so that there may be room now."""
+        """Return whether writes have ended since the last call, which may have made room."""
         ended, self._writes_ended = self._writes_ended, False
         return ended
 
@@ -576,7 +576,7 @@ class AgentCacheStore:
         return self._writes.num_writing if self._writes is not None else 0
 
     def is_writing(self, block_hash: BlockHash) -> bool:
-        """Whether the block was handed to the warm store and is not yet durable."""
+        """Return whether the block was handed to the warm store and is not yet durable."""
         return self._writes is not None and self._writes.is_writing(block_hash)
 
     def retry_refused(self) -> None:
@@ -587,7 +587,7 @@ class AgentCacheStore:
             self.persist()
 
     def adopt(self, records: Sequence[BlockRecord]) -> Future[WriteResult]:
-        """Hand blocks from elsewhere to the warm store; what it refuses may be promoted. Any thread."""
+        """Pass blocks from elsewhere to the warm store; refused ones may be promoted. Any thread."""
         if self._warm is not None:
             return self._warm.write(records)
         names = tuple(record.block.block_hash for record in records)
@@ -620,7 +620,7 @@ class AgentCacheStore:
     # Room.
 
     def set_budget(self, num_bytes: int, *, planned_bytes: int) -> None:
-        """Change the budget; what is above a lower one leaves as room is made."""
+        """Change the budget; blocks above a lower one are evicted as room is made."""
         with self.lock:
             self.pool.budget_bytes = num_bytes
             self.planned_bytes = planned_bytes
@@ -662,7 +662,7 @@ class AgentCacheStore:
                     self._remove(block, "budget")
 
     def could_free(self, *, over_pins: bool = False) -> int:
-        """Bytes that eviction could make free, now or once writes are done; `over_pins`: with what is pinned."""
+        """Return the bytes that eviction could free, now or after writes; `over_pins` includes pinned blocks."""
         if over_pins:
             return self.pool.room_over_pins
         return self.pool.free_bytes + self.pool.evictable_bytes() + self.pool.in_flight_bytes
@@ -717,7 +717,7 @@ class AgentCacheStore:
             return self._delete([name for name in names if not self.pool.num_holders(name)])
 
     def discard(self, names: Sequence[BlockHash]) -> None:
-        """Drop blocks that are of no use any more from both tiers, as far as no agent holds them.
+        """Drop useless blocks that no agent holds from both tiers.
 
         Their tokens are still their agent's: nothing is scrubbed for them before something is deleted.
         """
@@ -783,13 +783,13 @@ class AgentCacheStore:
             self._warm.touch(table)
 
     def is_pinned_block(self, block_hash: BlockHash) -> bool:
-        """Whether a block is hot and a pinned agent keeps it so."""
+        """Return whether a block is hot and held by a pinned agent."""
         with self.lock:
             return block_hash in self.pool and self.pool.is_pinned(block_hash)
 
     @property
     def has_pins(self) -> bool:
-        """Whether pins keep blocks hot."""
+        """Whether any pin keeps blocks hot."""
         return self.pool.pinned_bytes > 0
 
     def pinned_bytes_of(self, agent_id: AgentId) -> int:

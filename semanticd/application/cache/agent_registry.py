@@ -133,7 +133,7 @@ class AgentRegistry:
 
     @property
     def num_held(self) -> int:
-        """How many agents requests hold."""
+        """Number of agents that requests hold."""
         return len(self._held)
 
     # Looking: nothing comes into memory, nothing counts as used.
@@ -153,11 +153,11 @@ class AgentRegistry:
         return agent
 
     def is_known(self, agent_id: AgentId) -> bool:
-        """Whether there is such an agent."""
+        """Return whether the agent exists."""
         return self.summary(agent_id) is not None
 
     def is_in_memory(self, agent_id: AgentId) -> bool:
-        """Whether the agent's record is in memory."""
+        """Return whether the agent's record is in memory."""
         return agent_id in self._agents
 
     def summary(self, agent_id: AgentId) -> AgentSummary | None:
@@ -200,7 +200,7 @@ class AgentRegistry:
             return self._store.pool.changes.take()
 
     def expired(self, *, limit: int) -> list[AgentId]:
-        """Return agents whose time to live is over, in memory or not, at most `limit`. Asks the archive."""
+        """Return at most `limit` expired agents, in memory or not. Queries the archive."""
         now = self._clock.wall()
         if self._archive is not None:
             return self._archive.expired(now, limit=limit)
@@ -280,12 +280,12 @@ class AgentRegistry:
         return saved
 
     def is_unsaved(self, agent_id: AgentId) -> bool:
-        """Whether the disk refused the agent's newest state, so that it is in memory only."""
+        """Return whether the disk refused the agent's newest state, which is then in memory only."""
         return self._archive is not None and self._archive.is_unsaved(agent_id)
 
     @property
     def num_unsaved(self) -> int:
-        """How many agents' newest state the disk refused."""
+        """Number of agents whose newest state the disk refused."""
         return 0 if self._archive is None else self._archive.num_unsaved
 
     def update(self, agent_id: AgentId, change: Callable[[Agent], Agent]) -> Agent:
@@ -343,7 +343,7 @@ class AgentRegistry:
         return self._tables.let_go(agent_id)
 
     def renew_pins(self) -> None:
-        """Release the blocks of agents that were pinned, or kept, for a time that is over; pin those that made way."""
+        """Release the blocks of agents whose pin or retention has ended; pin blocks again that were displaced."""
         now = self._clock.wall()
         with self.lock:
             for agent in self._agents.values():
@@ -441,7 +441,7 @@ class AgentRegistry:
         return agent.agent_id not in self._held and not agent.is_pinned(self._clock.wall())
 
     def _forget_private(self, salt: str) -> None:
-        """Let go the texts of a salt that no agent in memory has; they come back with an agent from the archive."""
+        """Drop the texts of a salt that no agent in memory has; they return with an agent from the archive."""
         if salt and all(agent.salt != salt for agent in self._agents.values()):
             for key in [key for key in self._transcripts if key[1] == salt]:
                 del self._transcripts[key]

@@ -53,11 +53,11 @@ class AgentTables:
             self._pool.drop_agent(agent_id)
 
     def is_pinned(self, agent_id: AgentId) -> bool:
-        """Whether an operator pinned the agent's blocks."""
+        """Return whether an operator pinned the agent's blocks."""
         return self._pool.is_pinned_agent(agent_id)
 
     def is_kept(self, agent_id: AgentId) -> bool:
-        """Whether the agent's blocks are evicted after those of others."""
+        """Return whether the agent's blocks are evicted after those of other agents."""
         return self._pool.is_kept_agent(agent_id)
 
     def set_pinned(self, agent_id: AgentId, pinned: bool) -> bool:
@@ -88,7 +88,7 @@ class AgentTables:
             return was_pinned
 
     def could_pin(self, agent_id: AgentId) -> bool:
-        """Whether the agent's blocks can be pinned in addition to those that are; callable from any thread."""
+        """Return whether the agent's blocks can be pinned, too; callable from any thread."""
         with self._lock:
             return self._pool.could_pin(agent_id)
 
@@ -112,7 +112,7 @@ class AgentTables:
         return self._store.demote(own, reason)
 
     def limit_agents(self, *, sparing: frozenset[AgentId] = frozenset()) -> None:
-        """Where RAM is short, demote the least recently used agents until at most the configured number is hot.
+        """Demote the least recently used agents until at most the configured number is hot, if RAM is short.
 
         Room that is there already is no reason to read an agent from the disk at its next turn.
         """

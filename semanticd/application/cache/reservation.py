@@ -29,7 +29,7 @@ class Reservation:
 
     @property
     def ended(self) -> bool:
-        """Whether it was released."""
+        """Whether the reservation was released."""
         return self._ended
 
     @property

@@ -55,11 +55,11 @@ class WriteBehind:
 
     @property
     def has_leaving(self) -> bool:
-        """Whether a block waits for its writing in order to leave RAM."""
+        """Whether a block waits for its write before it can leave RAM."""
         return bool(self._leaving)
 
     def is_writing(self, block_hash: BlockHash) -> bool:
-        """Whether the block was handed over and is not yet durable."""
+        """Return whether the block was handed over and is not yet durable."""
         return block_hash in self._writing
 
     @property
@@ -74,7 +74,7 @@ class WriteBehind:
         assert self._refused_bytes == expected, f"refused bytes {self._refused_bytes} != {expected}"
 
     def is_refused(self, block_hash: BlockHash) -> bool:
-        """Whether the warm store did not take the block when it was offered last."""
+        """Return whether the warm store refused the block's last write."""
         return block_hash in self._refused
 
     def next_batch(self, *, limit_bytes: int | None = None) -> list[Block]:
@@ -155,7 +155,7 @@ class WriteBehind:
         self._deleted.add(block_hash)
 
     def is_deleted(self, block_hash: BlockHash) -> bool:
-        """Whether the block was deleted, and is hot only because it was in use."""
+        """Return whether the block was deleted and is hot only because it was in use."""
         return block_hash in self._deleted
 
     def undelete(self, block_hash: BlockHash) -> None:

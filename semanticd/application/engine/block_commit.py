@@ -193,7 +193,7 @@ class BlockCommit:
             self.snapshot(running)
 
     def keep_unfinished(self, running: RunningSequence) -> None:
-        """Keep what a sequence computed that is cancelled or preempted; of a torn one no more than was published."""
+        """Keep the blocks of a cancelled or preempted sequence; of a torn one, only the published blocks."""
         if running.is_torn:
             return
         if running.spec.cuts_anywhere:
@@ -255,7 +255,7 @@ class BlockCommit:
             return self._answers.remember(agent.agent_id, model.content, prompt=prompt, answer=answer)
 
     def remember(self, running: RunningSequence, agent_id: AgentId | None = None) -> None:
-        """Keep what was answered, whole or not, to draft from it later; of this agent (None: whose request it is)."""
+        """Keep the answer, complete or not, as a source of drafts for this agent (None: the request's agent)."""
         sequence, runner = running.sequence, running.runner
         if runner.makes_drafts and sequence.output_ids:
             self._answers.remember(
@@ -302,7 +302,7 @@ class BlockCommit:
     def _snapshots_of(
         self, running: RunningSequence, agent: Agent
     ) -> tuple[tuple[Snapshot, ...], list[Snapshot]]:
-        """Return the snapshots that the agent keeps after this turn, by position, and those that it gives up."""
+        """Return the snapshots that the agent keeps after this turn, by position, and those that it drops."""
         sequence, turn = running.sequence, agent.num_turns + 1
         if running.spec.cuts_anywhere:
             return (), []
@@ -364,7 +364,7 @@ def _count_stored(running: RunningSequence, end: int) -> None:
 
 
 def _opens_alike(agent: Agent, submission: Submission) -> bool:
-    """Whether earlier answers in the prompt are the agent's, written otherwise; else another history took its place."""
+    """Return whether the prompt's earlier answers are the agent's, spelled differently, and not another history."""
     key, known = submission.conversation, agent.conversation
     return key is None or known is None or not set(key.opening).isdisjoint(known.opening)
 

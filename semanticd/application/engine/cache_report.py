@@ -66,11 +66,11 @@ class CacheReporter:
         running.send(SequenceStarted(report))
 
     def _is_from_before(self, agent: Agent) -> bool:
-        """Whether an agent's last turn was taken before the start."""
+        """Return whether an agent's last turn precedes the start."""
         return bool(agent.turns) and agent.turns[-1].finished_at < self._began_at
 
     def _lost_file(self, running: RunningSequence, agent: Agent) -> LostFile | None:
-        """Return what befell the first file that was lost of the agent's blocks beyond a sequence's match.
+        """Return what happened to the first lost file of the agent's blocks beyond a sequence's match.
 
         That need not be the block at the match's end: reading ends at the first failure, in whatever order files are
         read, and layers with a state continue from any of the snapshots, which are named after the blocks.

@@ -1,4 +1,4 @@
-"""Completion: how sequences end, in whatever way; engine thread only.
+"""Completion: all ways in which sequences end; engine thread only.
 
 A sequence ends once, step by step: what it computed is kept, what it holds is released, its client gets one last
 update. A step that fails is logged and the next one is taken all the same.

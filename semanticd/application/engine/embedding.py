@@ -96,7 +96,7 @@ class Embedding:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a job is not done."""
+        """Whether a job is unfinished."""
         return bool(self._work)
 
     def take(self, job: EmbeddingJob) -> None:
@@ -238,7 +238,7 @@ class Embedding:
         return False
 
     def _is_alone(self, work: _Work) -> bool:
-        """Whether no sequence and no other text under way can make room by ending."""
+        """Return whether no sequence and no other active text can free room by finishing."""
         return not self._running and all(one.part is None for one in self._work if one is not work)
 
     def _has_room(self, work: _Work, runner: ModelRunner, num_tokens: int) -> bool:

@@ -27,7 +27,7 @@ FILES_DEADLINE_S = 10.0
 
 
 def may_look_for_files(running: RunningSequence, store: AgentCacheStore) -> bool:
-    """Whether the index may lack what lies on disk of a prompt, and its files were not looked for yet."""
+    """Return whether the index may lack a prompt's stored blocks and no file lookup was made yet."""
     if running.asked_files or running.submission.score_prompt or running.disk_failed:
         return False
     return not store.knows_all_files
@@ -55,7 +55,7 @@ class FileLookup:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a sequence waits for an answer."""
+        """Whether a sequence waits for a result."""
         return bool(self._asked)
 
     def ask(self, running: RunningSequence) -> bool:
@@ -75,7 +75,7 @@ class FileLookup:
         return True
 
     def _is_hot(self, running: RunningSequence) -> bool:
-        """Whether all of a prompt is in RAM: then the disk is not waited for."""
+        """Return whether the whole prompt is in RAM, so that no disk lookup is necessary."""
         limit = len(running.sequence.token_ids) - 1
         root, chain = running.submission.root, running.sequence.chain
         token_ids = running.sequence.token_ids

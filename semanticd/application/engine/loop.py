@@ -212,7 +212,7 @@ class BlockPoolBatchEngine:
 
     @property
     def draining(self) -> bool:
-        """Whether new submissions are refused."""
+        """Whether the engine refuses new submissions."""
         return self._queue.draining
 
     @property
@@ -227,7 +227,7 @@ class BlockPoolBatchEngine:
 
     @property
     def failure(self) -> str | None:
-        """Why the engine does not work, if its loop failed several times in a row."""
+        """Reason of the engine's failure, if its loop failed several times in a row."""
         return self._last_failure if self._num_failures >= _UNHEALTHY_AFTER else None
 
     def submit(self, *submissions: Submission) -> None:
@@ -259,7 +259,7 @@ class BlockPoolBatchEngine:
         return self._queue.call(function)
 
     def load_model(self, steps: LoadSteps, *, weights_bytes: int = 0) -> Future[LoadedModel]:
-        """Load a model, whose weights take about so many bytes, between other steps.
+        """Load a model, whose weights take about this number of bytes, between other steps.
 
         The future gets it when it is served, or the error.
         """
@@ -268,7 +268,7 @@ class BlockPoolBatchEngine:
         )
 
     def check_model(self, steps: CheckSteps) -> Future[None]:
-        """Look at a model's files between other steps; the future gets a result, or what is wrong with them."""
+        """Inspect a model's files between other steps; the future gets the result, or their error."""
         return self._change(lambda future: self._changes.begin_check(steps, future))
 
     def remove_model(self, model_id: ModelId) -> Future[None]:

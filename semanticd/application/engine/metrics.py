@@ -16,7 +16,7 @@ class SequenceMetrics:
         self._metrics = metrics
 
     def started(self, running: RunningSequence) -> None:
-        """The prompt was matched and what is warm was restored: this is what the cache was good for."""
+        """Count what the cache saved, once the prompt is matched and its warm blocks are restored."""
         cache = running.sequence.cache
         self._metrics.count("cache_requests_total", tier=cache.tier)
         if cache.miss is not None:
@@ -79,7 +79,7 @@ class SequenceMetrics:
         self._metrics.count("restore_timeouts_total")
 
     def ended_early(self, running: RunningSequence) -> None:
-        """A sequence was cancelled or failed: what it computed was for no answer (its blocks may be used again)."""
+        """Count the work of a cancelled or failed sequence, which led to no answer (its blocks may be reused)."""
         sequence = running.sequence
         reason = sequence.finish_reason.value if sequence.finish_reason else "error"
         computed = max(sequence.num_cached - running.match.num_tokens, 0)

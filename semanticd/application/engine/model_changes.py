@@ -67,7 +67,7 @@ class ModelChanges:
         clock: Clock,
         log: Log,
     ) -> None:
-        """Change `models` in place; a model with `running` sequences stays. `guard` hears of what is loaded."""
+        """Change `models` in place; a model with `running` sequences stays. `guard` is notified of loaded models."""
         self._models = models
         self._running = running
         self._store = store
@@ -80,25 +80,25 @@ class ModelChanges:
 
     @property
     def is_loading(self) -> bool:
-        """Whether a model is being loaded, or its files are looked at."""
+        """Whether a model is being loaded or its files are being inspected."""
         return bool(self._loads or self._checks)
 
     @property
     def is_removing(self) -> bool:
-        """Whether a model is leaving."""
+        """Whether a model is being removed."""
         return bool(self._removals)
 
     def is_leaving(self, model: LoadedModel) -> bool:
-        """Whether this model is being removed."""
+        """Return whether this model is being removed."""
         return any(removal.model is model for removal in self._removals)
 
     def begin_load(self, steps: LoadSteps, loaded: Future[LoadedModel], *, weights_bytes: int = 0) -> None:
-        """Load a model, whose weights take about so many bytes; the future gets it when it is served."""
+        """Load a model, whose weights take about this number of bytes; the future gets it once it is served."""
         self._guard.expect(weights_bytes)
         self._loads.append(_Load(steps, loaded))
 
     def begin_check(self, steps: CheckSteps, checked: Future[None]) -> None:
-        """Look at a model's files; the future gets a result when they are whole, or what is wrong with them."""
+        """Inspect a model's files; the future gets the result if they are complete, else their error."""
         self._checks.append(_Check(steps, checked))
 
     def begin_removal(self, model_id: ModelId, removed: Future[None]) -> None:
@@ -189,7 +189,7 @@ class ModelChanges:
             future.set_result(None)
 
     def _is_written(self, removal: _Removal) -> bool:
-        """Whether all blocks that leave with the model are on disk; hands over what is not."""
+        """Return whether all blocks of the leaving model are on disk; submits the others for writing."""
         fingerprint = removal.model.fingerprint
         if any(o is not removal.model and o.fingerprint == fingerprint for o in self._models.values()):
             return True

@@ -46,7 +46,7 @@ class PeerLookup:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a sequence waits for an answer."""
+        """Whether a sequence waits for a result."""
         return bool(self._asked)
 
     def ask(self, running: RunningSequence) -> bool:
@@ -93,7 +93,7 @@ class PeerLookup:
         self._asked.pop(sequence_id, None)
 
     def is_worth(self, running: RunningSequence, compute_s: float) -> bool:
-        """Whether the match's blocks that peers have come sooner than they are computed, by what was measured."""
+        """Return whether the peers' blocks of the match arrive sooner than they are computed, by measured rates."""
         if self._peers is None or not running.from_peers:
             return True
         worth = self._peers.expected_s(running.from_peers.values()) <= compute_s

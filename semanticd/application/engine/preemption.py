@@ -80,7 +80,7 @@ class Preemption:
         return False
 
     def _goes_over_pins(self) -> bool:
-        """Whether pinned blocks leave for what runs: where it is alone, no other sequence can make room."""
+        """Return whether pinned blocks may be evicted: only if the sequence is alone and no other can make room."""
         return self._store.has_pins and self._scheduler.num_running == 1
 
     def _slack(self) -> int:
@@ -92,7 +92,7 @@ class Preemption:
         )
 
     def _outgrew(self, sequence: Sequence) -> bool:
-        """Whether its answer outgrows the budget; blocks that pins keep hot are no reason to end it."""
+        """Return whether the answer outgrows the budget, not counting blocks that pins keep hot."""
         if sequence.state is not SequenceState.DECODING:
             return False
         ledger = self._store.ledger()

@@ -94,7 +94,7 @@ class PrefixMatching:
         }
 
     def _compute_s(self, running: RunningSequence, blocks: Iterable[Block]) -> float:
-        """Return how long computing these blocks' tokens takes, by what was measured (seconds); inf: not known."""
+        """Return the estimated seconds to compute these blocks' tokens, by measured rates; inf if unknown."""
         rate = self._scheduler.prefill_rate(running.sequence.model_id)
         return sum(block.num_tokens for block in blocks) / rate if rate else math.inf
 
@@ -119,11 +119,11 @@ class PrefixMatching:
         return PrefixMatch(tuple(blocks), None, match.diverged)
 
     def _is_here(self, block_hash: BlockHash) -> bool:
-        """Whether a block's bytes are in RAM, in the pool or in a running cache."""
+        """Return whether a block's bytes are in RAM, in the pool or in a running cache."""
         return self._store.is_hot(block_hash) or self._promotion.has(block_hash)
 
     def _fitting_part(self, running: RunningSequence) -> tuple[PrefixMatch, tuple[MatchedBlock, ...]]:
-        """Cut the match where its blocks leave no room for the running cache: what fits, and what follows."""
+        """Cut the match where its blocks leave no room for the running cache; returns the fitting part and the rest."""
         match = running.match
         ledger = self._store.ledger()
         room = ledger.budget_bytes - ledger.pinned_bytes - running.bytes_alone
@@ -178,7 +178,7 @@ class PrefixMatching:
         )
 
     def is_worth_reading(self, running: RunningSequence, cold: list[Block]) -> bool:
-        """Whether reading these blocks beats computing their tokens, by what was measured so far."""
+        """Return whether reading these blocks is faster than computing their tokens, by the rates measured so far."""
         counters = self._store.counters
         rate = self._scheduler.prefill_rate(running.sequence.model_id)
         cold = [block for block in cold if block.block_hash not in running.from_peers]

@@ -121,7 +121,7 @@ class Promotion:
     # For a sequence that begins.
 
     def has(self, block_hash: BlockHash) -> bool:
-        """Whether a block is not hot and can be copied from a running cache."""
+        """Return whether a block is not hot and can be copied from a running cache."""
         return self._store.is_displaced(block_hash) and self._holder(block_hash) is not None
 
     def bring(self, blocks: Iterable[Block]) -> None:
@@ -176,7 +176,7 @@ class Promotion:
         self._store.give_up_displaced(copy.block.block_hash for copy in copies)
 
     def _must_come_back(self, block_hash: BlockHash) -> bool:
-        """Whether a block is not hot, and no other running cache has it."""
+        """Return whether a block is not hot and no other running cache has it."""
         return self._store.is_displaced(block_hash) and self._holder(block_hash) is None
 
     def leave(self, sequence_id: SequenceId) -> None:
@@ -208,7 +208,7 @@ class Promotion:
         return running.sequence.state in (SequenceState.PREFILLING, SequenceState.DECODING)
 
     def _can_read(self, running: RunningSequence) -> bool:
-        """Whether its running cache is there, whole, and not being filled from the disk."""
+        """Return whether its running cache exists, is complete, and is not being filled from the disk."""
         is_read_into = self._scheduler.is_held(running.sequence_id)
         has_failed = running.sequence_id in self._failed
         return self._is_open(running) and not (is_read_into or running.is_torn or has_failed)

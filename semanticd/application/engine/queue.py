@@ -48,7 +48,7 @@ class EngineQueue:
     """Items for the engine thread, and the places of submissions that are not answered yet."""
 
     def __init__(self, *, max_queue: int, max_queue_per_agent: int) -> None:
-        """Hold at most so many unanswered submissions, in all and of one agent."""
+        """Limit the number of unanswered submissions, in total and per agent."""
         self.max_queue = max_queue
         self.max_queue_per_agent = max_queue_per_agent
         self._condition = threading.Condition()
@@ -78,11 +78,11 @@ class EngineQueue:
 
     @property
     def stopping(self) -> bool:
-        """Whether the engine was asked to end."""
+        """Whether the engine was asked to stop."""
         return self._stopping
 
     def reserve(self, holder: str, count: int, *, is_agent: bool) -> None:
-        """Take the places of `count` submissions that are to come; what is submitted later uses them up.
+        """Reserve places for `count` future submissions, which use them up.
 
         Raises:
             QueueFullError: The queue, or the agent's part of it, is full.
@@ -92,7 +92,7 @@ class EngineQueue:
             self._reserved[holder] += count
 
     def give_back(self, holder: str, count: int) -> None:
-        """Give up reservations of so many submissions that do not come, if there are so many."""
+        """Release the reservations of this number of submissions, or as many as there are."""
         with self._condition:
             count = min(count, self._reserved[holder])
             self._reserved[holder] -= count
@@ -139,7 +139,7 @@ class EngineQueue:
             del self._reserved[holder]
 
     def _places(self, num_held: int) -> int:
-        """Return how many places a client takes that holds so many submissions."""
+        """Return how many places a client with this number of submissions takes."""
         return min(num_held, self.max_queue_per_agent)
 
     def check_size(self, num_prompts: int, num_choices: int, *, anonymous: bool) -> None:
@@ -175,7 +175,7 @@ class EngineQueue:
         self._put(Cancel(request_id))
 
     def is_cancelled(self, request_id: RequestId) -> bool:
-        """Whether a cancel of this request waits to be taken."""
+        """Return whether a cancellation of this request is pending."""
         with self._condition:
             return any(isinstance(item, Cancel) and item.request_id == request_id for item in self._items)
 
@@ -200,7 +200,7 @@ class EngineQueue:
         return future
 
     def stop(self) -> None:
-        """Take no more submissions and wake the engine."""
+        """Close the queue to submissions and wake the engine."""
         with self._condition:
             self._stopping = True
             self._condition.notify()

@@ -216,7 +216,7 @@ class Restore:
         return True
 
     def _match_anew(self, restoring: _Restoring, *, read_until: float) -> None:
-        """Look for an earlier snapshot: a snapshot is of no use without each block before it."""
+        """Look for an earlier snapshot: a snapshot is useless without every block before it."""
         running = restoring.running
         self._note_restored(restoring, read_until=read_until)
         running.num_rematched += 1

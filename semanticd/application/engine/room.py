@@ -94,7 +94,7 @@ class Room:
         self._store.note_running(running_bytes, set_aside_bytes=self._growth_bytes if num_running > 1 else 0)
 
     def make(self, num_bytes: int, *, over_pins: bool = False) -> bool:
-        """Evict until so many bytes fit; False when that needs writes to finish first, or cannot be done.
+        """Evict until this number of bytes fits; returns False if writes must finish first, or if it is impossible.
 
         Where eviction is not enough, decode batches free the room of rows that left. Pinned blocks leave `over_pins`
         only: for what runs alone, so that nothing else will make room for it.
@@ -119,7 +119,7 @@ class Room:
         )
 
     def may_come(self, num_bytes: int) -> bool:
-        """Whether so much room is to be had by eviction or writes; a disk that is behind is expected to make none."""
+        """Return whether eviction or writes can free this much room; a disk that lags behind counts as freeing none."""
         return not self._is_behind and self._store.could_free() >= num_bytes
 
     def _compact(self) -> bool:
@@ -144,7 +144,7 @@ class Room:
             self._give_up_waiting(ROOM_DEADLINE_S)
 
     def may_pause(self) -> bool:
-        """Whether answers may pause for the disk now: until `end_pause`, but no longer than `max_stall_s`.
+        """Return whether answers may pause for the disk now: until `end_pause`, for at most `max_stall_s`.
 
         After that blocks leave although the disk has not taken them.
         """

@@ -30,7 +30,7 @@ class RunningCopy:
 
 @dataclass(slots=True)
 class _Copies:
-    """What is known of one sequence's running cache."""
+    """State of one sequence's running cache."""
 
     running: RunningSequence
     found: list[RunningCopy] = field(default_factory=list)
@@ -43,7 +43,7 @@ class RunningCopies:
     """Follows the block tables of the sequences that run."""
 
     def __init__(self, store: AgentCacheStore) -> None:
-        """Tell `store` which blocks it may let go first."""
+        """Tell `store` which blocks it may release first."""
         self._store = store
         self._copies: dict[SequenceId, _Copies] = {}
         self._holders: dict[BlockHash, dict[SequenceId, RunningCopy]] = {}
@@ -80,7 +80,7 @@ class RunningCopies:
         return [(self._copies[sequence_id].running, copy) for sequence_id, copy in found.items()]
 
     def forget(self, sequence_id: SequenceId) -> Sequence[RunningCopy]:
-        """Drop a sequence whose running cache is about to go; returns what it had."""
+        """Drop a sequence whose running cache is about to be freed; returns its blocks."""
         copies = self._copies.pop(sequence_id, None)
         if copies is None:
             return ()

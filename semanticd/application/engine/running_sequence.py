@@ -136,12 +136,12 @@ class Submission:
 
     @property
     def is_held_by_agent(self) -> bool:
-        """Whether its holder is an agent that a client named."""
+        """Whether the holder is an agent that a client named."""
         return not self.anonymous
 
     @property
     def holder(self) -> str:
-        """Who takes its place in the queue; see `EngineQueue`."""
+        """Holder of its place in the queue; see `EngineQueue`."""
         return self.held_by or self.share or (self.request_id if self.anonymous else self.agent_id)
 
 
@@ -226,7 +226,7 @@ class RunningSequence:
 
     @property
     def size_alone(self) -> RunningSize:
-        """What its running cache takes if no other sequence is in the batch."""
+        """Size in bytes of the running cache if no other sequence is in the batch."""
         return running_size(self.spec, self.sequence.num_tokens + 1)
 
     @property

@@ -28,6 +28,6 @@ class RunningSize:
 
 
 def running_size(spec: ModelCacheSpec, num_tokens: int) -> RunningSize:
-    """Return what a running cache of so many tokens takes."""
+    """Return the size in bytes of a running cache of this number of tokens."""
     room_tokens = capacity_for(num_tokens)
     return RunningSize(room_tokens, room_tokens * spec.running_bytes_per_token + spec.state_bytes)
