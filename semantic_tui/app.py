@@ -118,7 +118,7 @@ class Dashboard(App[None]):
         """Agents in tiles; the last ones are shown."""
         self.chosen: str | None = agent
         self.log_words = ""
-        """What the log screen searches for when it is opened next."""
+        """Search text of the log screen when it is opened next."""
         self.num_draws = 0
         self._start_command = start_command
         self._socket = socket

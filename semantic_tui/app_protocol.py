@@ -18,9 +18,9 @@ class AppProtocol(Protocol):
     """The agent that the agent screen is about."""
 
     log_words: str
-    """What the log screen searches for when it is opened next."""
+    """Search text of the log screen when it is opened next."""
     preferences: Preferences
-    """What is remembered from run to run; screens read and change it."""
+    """State that is saved between runs; screens read and change it."""
 
     @property
     def places(self) -> tuple[str, ...]:

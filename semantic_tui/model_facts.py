@@ -14,7 +14,7 @@ MODEL_COLUMNS = (
     Column("model", 26, right=False), Column("state", 13, right=False), Column("weights", 10), Column("on disk", 10),
     Column("context", 9), Column("precision", 9, right=False), Column("about", 0, right=False),
 )  # fmt: skip
-"""What a model is about gets the width that the others leave."""
+"""The description gets the width that the other columns leave."""
 NARROW_COLUMNS = MODEL_COLUMNS[:4]
 """The columns for terminals of less than 100."""
 _STYLES = {"current": "bold $success", "loaded": "$success", "installed": "$primary"}

@@ -198,7 +198,7 @@ class WatchState:
     prompts: OrderedDict[str, tuple[MessageRow, ...]] = field(default_factory=OrderedDict)
     """Prompts of running requests, by the request's id; the last ones are kept."""
     said: dict[str, Said] = field(default_factory=dict)
-    """By agent what was said from here and is being answered."""
+    """Messages sent from here that are being answered, by agent."""
     history: History = field(default_factory=History)
     failures: tuple[FailureRow, ...] = ()
     """The last requests that failed or were refused, newest first."""

@@ -32,7 +32,7 @@ class Words(TextArea):
     def __init__(self) -> None:
         super().__init__(id="words", soft_wrap=True, tab_behavior="focus", show_line_numbers=False)
         self.earlier: list[str] = []
-        """What was said before, oldest first."""
+        """Earlier messages, oldest first."""
         self._at: int | None = None
         self._draft = ""
 

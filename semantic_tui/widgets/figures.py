@@ -28,7 +28,7 @@ BLOCK_STYLES = {"pinned": "$secondary", "hot": "$success", "dirty": "$success", 
 """Colours by tier; a dirty block is hot and not yet on disk."""
 Block = tuple[str, int]
 Axis = tuple[str, str, str]
-"""What stands below a graph: at its left, in its middle, at its right."""
+"""Labels below a graph: left, middle, right."""
 
 
 def sparkline(values: Sequence[float | None], width: int, *, top: float | None = None) -> str:

@@ -14,7 +14,7 @@ from textual.markup import escape
 from textual.widgets import Static
 
 Key = tuple[str, str, str]
-"""The key as Textual names it, as people do, and what it does."""
+"""Textual's name of the key, its common name, and its action."""
 
 
 def fitting(keys: Sequence[Key], width: int) -> list[Key]:

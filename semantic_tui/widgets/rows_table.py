@@ -87,7 +87,7 @@ class RowsTable(DataTable[KeyedText]):
         self._column_keys: list[ColumnKey] = []
         self._rows_shown: list[Row] = []
         self._lines: dict[int, tuple[object, Strip]] = {}
-        """Per line of the screen what it was drawn for, and as what."""
+        """Row and content that each line of the screen was drawn for."""
         self._theme_shown = ""
         self._entitled: tuple[str, str] | None = None
 

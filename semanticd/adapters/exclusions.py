@@ -20,7 +20,7 @@ _TAG_TEXT = b"""Signature: 8a477f597d28d172789f06886806bc55
 """
 
 Run = Callable[[Sequence[str]], "tuple[int, str]"]
-"""Runs a program; returns its exit status and what it printed."""
+"""Runs a program; returns its exit status and output."""
 
 
 def leave_out(folder: Path, *, run: Run, platform: str = sys.platform) -> str | None:

@@ -27,7 +27,7 @@ _DESCRIPTORS = 8192
 _BOOTSTRAP_RETRIES, _BOOTSTRAP_PAUSE_S = 20, 0.5
 
 Run = Callable[[Sequence[str]], "tuple[int, str]"]
-"""Runs a program; returns its exit status and what it printed."""
+"""Runs a program; returns its exit status and output."""
 
 
 def run_program(command: Sequence[str]) -> tuple[int, str]:

@@ -24,7 +24,7 @@ class Cost:
     hot: int | None = None
     warm: int | None = None
     miss: str | None = None
-    """Why the prompt left what was cached, as the server says."""
+    """Cause of the prompt's divergence from the cache, as the server reports it."""
 
 
 class AnswerReader:

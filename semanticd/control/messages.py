@@ -30,12 +30,12 @@ FEATURES: Final = (
     "log.recent",
     "requests.failures",
 )
-"""What this daemon can do beyond the commands themselves; clients test for membership, never for order."""
+"""Capabilities beyond the commands themselves; clients test for membership, not order."""
 
 AGENT_CHANGES: Final = "agents.changes"
 
 TOPICS: Final = ("status", "agents", AGENT_CHANGES, "tokens", "requests", "models", "log")
-"""What can be subscribed to."""
+"""Topics of subscriptions."""
 
 EVENT_NAMES: Final[Mapping[str, str]] = {
     "status": "status",

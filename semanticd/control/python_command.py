@@ -12,7 +12,7 @@ _BEFORE_3_11 = (
     "import sys; del sys.path[0]; import runpy; "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
-"""What `-P -m` does, for a Python that has no `-P`; `sys` is built in, and so never the folder's."""
+"""Equivalent of `-P -m` for a Python without `-P`; `sys` is built in, so never the folder's."""
 
 
 def python_module(name: str) -> list[str]:

@@ -15,7 +15,7 @@ WAIT_REASONS: Final = {
     "model": "model",
     "prompt": "prompt",
 }
-"""What a request waits for, by `wait_reason`, in a word for the narrowest tables."""
+"""Short words for `wait_reason`, for the narrowest tables."""
 _LONGER: Final = {"model": "model loads", "prompt": "reading the prompt"}
 """The same where there is room."""
 

@@ -383,7 +383,7 @@ class TurnRow:
     finish_reason: str = ""
     verdict: str = ""
     miss: MissRow | None = None
-    """None where the turn computed only what was new."""
+    """None if the turn computed only new tokens."""
 
     @property
     def tokens_per_step(self) -> float | None:

@@ -98,7 +98,7 @@ class Agent(Retained):
     salt: str = ""
     """Set where it came from an untrusted file: keeps its blocks and transcript apart from all others."""
     conversation: ConversationKey | None = None
-    """What its main conversation is recognised by; None before its first turn, and in records of older versions."""
+    """Key that identifies its main conversation; None before its first turn, and in records of older versions."""
     transcript: Transcript = field(default_factory=Transcript)
     messages: tuple[Message, ...] = ()
     """The conversation the server keeps for it (Direct Agent API only)."""

@@ -9,7 +9,7 @@ from semanticd.domain.ids import AgentId
 
 MAX_AGENT_ID_CHARACTERS = 128
 AGENT_ID_PATTERN = f"[A-Za-z0-9][A-Za-z0-9._:@+=-]{{0,{MAX_AGENT_ID_CHARACTERS - 1}}}"
-"""What an id looks like, so that it can stand in a URL, on a command line and in a log."""
+"""Pattern of an id, which is safe in a URL, on a command line and in a log."""
 
 RESERVED_AGENT_IDS = ("stats", "import")
 """Ids that are paths of the agent API."""

@@ -11,7 +11,7 @@ from semanticd.domain.generation import Priority
 from semanticd.domain.ids import AgentId
 
 AgentOrder = Literal["used", "created", "tokens", "turns", "name"]
-"""What a list is sorted by: the largest, or latest, comes first; names come in ascending order."""
+"""Order of a list: the largest, or latest, first; names in ascending order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ BlockKind = Literal["kv", "state"]
 """`kv`: keys and values of `token_ids`. `state`: a snapshot of the layers that cannot be cut by position
 (sliding window, recurrent), taken right after its parent block's last token; it holds no tokens of its own."""
 LostFile = Literal["missing", "damaged", "pruned"]
-"""What befell a block's file: it is gone, cannot be read as it was written, or was removed to make room or by request.
+"""What happened to a block's file: it is missing, damaged, or was removed to make room or by request.
 """
 
 

@@ -27,7 +27,7 @@ from semanticd.domain.block import Block
 from semanticd.domain.ids import AgentId, BlockHash
 
 MAX_PINNED_SHARE = 1 / 2
-"""What pins may keep of the budget: requests need the rest, and would be refused permanently without it."""
+"""Maximum share of the budget for pins: requests need the rest, or they would always be refused."""
 _PLAIN, _KEPT, _PINNED = range(3)
 """How a block stands when room is needed: those of a lower standing leave before."""
 

@@ -27,7 +27,7 @@ RESERVED_TEMPLATE_OPTIONS = frozenset(
         "tokenizer_kwargs",
     }
 )
-"""What the server passes to a chat template itself: the conversation, and how it is rendered. No client sets them."""
+"""Arguments that the server itself passes to a chat template; no client may set them."""
 
 
 def join_texts(texts: Sequence[str]) -> str:
@@ -64,7 +64,7 @@ class ToolCallPart:
     name: str
     arguments: Mapping[str, Any]
     cut: str | None = None
-    """What the model had written of the arguments, where its answer ended before they were complete."""
+    """The incomplete arguments, if the answer ended before they were complete."""
 
 
 @dataclass(frozen=True, slots=True)

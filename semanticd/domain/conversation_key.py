@@ -31,7 +31,7 @@ _DIGEST_BYTES = 8
 _LARGE_BEGINNING = 64 * 1024
 """Characters that are read in a tenth of a millisecond."""
 _MESSAGE_SIZE = 64
-"""What a message costs besides its text, in characters."""
+"""Cost of a message besides its text, in characters."""
 _SKETCH_WORDS = 24
 _ALIKE = 0.6
 """The share of words that two system texts have in common, from which on they are taken for versions of one."""

@@ -24,9 +24,9 @@ from semanticd.domain.limits import LIMITS
 GRAM = 3
 """Ids that must have been seen in this order for what followed them to be a draft."""
 SEPARATOR = 0xFFFF_FFFF
-"""What stands between two answers; no token has this id."""
+"""Separator between two answers; no token has this id."""
 HASHES = (1 << 40) - 1
-"""What of a run's hash is kept."""
+"""Mask of the bits of a run's hash that are kept."""
 _PLACE_BITS = 24
 _PLACES = (1 << _PLACE_BITS) - 1
 _OVERHEAD_BYTES = 512

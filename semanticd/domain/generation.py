@@ -34,7 +34,7 @@ MissCause = Literal[
     "history_changed",
     "thinking_dropped",
 ]
-"""The likely reason why a prompt left what was cached."""
+"""Likely reason why a prompt diverged from the cache."""
 
 CAUSES_OF_LOSS: frozenset[MissCause] = frozenset(
     {"evicted", "gone_before_start", "files_missing", "files_damaged"}
@@ -159,7 +159,7 @@ class OutputConstraint:
     not_enforced: tuple[str, ...] = field(default=(), compare=False)
     """The words that were left out when it was compiled."""
     compiled: Any = field(default=None, compare=False, repr=False)
-    """What the tokenizer made of the form before the request was admitted; only the model's adapter reads it."""
+    """The form as compiled before admission; only the model's adapter reads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ class GenerationRequest:
     relax_form: bool = False
     """Whether a form that can be enforced in part only is, instead of being refused."""
     adjustments: tuple[str, ...] = ()
-    """What the dialect changed so that it can be answered, such as `image_omitted=1`."""
+    """Changes by the dialect that made the request answerable, such as `image_omitted=1`."""
     trace_parent: str | None = None
     """Under which span its phases are traced (W3C trace context); None: it is not traced."""
 

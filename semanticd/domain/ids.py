@@ -8,7 +8,7 @@ AgentId = NewType("AgentId", str)
 """An agent's durable name, chosen by the client or made by us."""
 
 RequestId = NewType("RequestId", str)
-"""What a client asked, once; echoed as `x-request-id`."""
+"""Id of one client request; echoed as `x-request-id`."""
 
 SequenceId = NewType("SequenceId", int)
 """A request's life inside the engine; a request with `n` choices has `n` sequences."""

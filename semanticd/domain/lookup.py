@@ -52,7 +52,7 @@ class GramIndex:
         self._begin = -1
         """Runs that are followed by a position from here on are known; -1: none was taken in."""
         self._end = -1
-        """The first position that was not looked at."""
+        """First position that was not indexed."""
 
     def __len__(self) -> int:
         return len(self._places)
@@ -159,7 +159,7 @@ class Drafter:
             "earlier": DraftPolicy(max_drafts),
         }
         self._source: _Place | None = None
-        """The place of what is being repeated; it is followed for as long as it is right."""
+        """Position of the repeated text; followed as long as its tokens match."""
         self._lost: tuple[_Place, int] | None = None
         """What was repeated until another id came: its place there, and the length of the ids then."""
         self._length = 0

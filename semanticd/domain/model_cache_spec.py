@@ -52,7 +52,7 @@ class ModelCacheSpec:
     compute_revision: str = ""
     """Short name of the software and the kind of chip that compute the KV: other ones round otherwise."""
     chunks: ChunkTraits = field(default_factory=ChunkTraits)
-    """What the model makes of the length of prefill chunks."""
+    """Effect of the prefill chunk length on the model's speed."""
 
     @property
     def layout(self) -> str:

@@ -11,7 +11,7 @@ from semanticd.domain.limits import LIMITS
 HUB = "hf:"
 """How a name begins that is a repository of the Hugging Face Hub."""
 DEFAULT_NAME = "default"
-"""What the current model, or the one that a daemon would serve, is called in requests and commands."""
+"""Name of the current model, or of a daemon's default model, in requests and commands."""
 _PATHS = (".", "~", "/")
 _CUT = 200
 """Characters of a name that is made of a longer one; a few are left to distinguish it from others."""

@@ -25,7 +25,7 @@ from semanticd.domain.block_tree import BlockTree
 from semanticd.domain.ids import BlockHash
 
 MAX_QUESTIONS = 64
-"""Places whose tails are looked for once something was found: each costs a look-up in the index."""
+"""Maximum positions whose tails are searched for after a match: each costs an index lookup."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class PrefixMatch:
     state: Block | None = None
     """The snapshot taken at the end of the match, for models that need one."""
     diverged: Block | None = None
-    """The block, if any, whose tokens were expected where the prompt left what is known."""
+    """The block, if any, whose tokens were expected where the prompt diverged."""
     num_known: int = 0
     """Tokens whose blocks are known, whether or not there is a snapshot to continue from."""
 
@@ -146,7 +146,7 @@ class _Search:
     diverged: Block | None = None
     diverged_at: int = -1
     ways: list[_Way] = field(default_factory=list)
-    """Places whose children are still to be looked at, the most promising last."""
+    """Positions whose children remain to be examined, the most promising last."""
 
     def run(self, root: BlockHash) -> PrefixMatch:
         self._follow(_Way(0, root))

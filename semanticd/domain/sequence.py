@@ -79,7 +79,7 @@ class Sequence:
     cuts_anywhere: bool = True
     """Whether the model's cached prefixes can be used up to any token; see `ModelCacheSpec`."""
     chunks: ChunkTraits = field(default_factory=ChunkTraits)
-    """What its model makes of the length of prefill chunks."""
+    """Effect of the prefill chunk length on its model's speed."""
 
     def apply(self, event: SequenceEvent) -> None:
         """Move to the next state; an illegal move raises `ValueError` naming sequence, state and event."""

@@ -24,9 +24,9 @@ SNAPSHOT_TOKENS = 2048
 MIN_DISTANCE = 16
 """Tokens between two snapshots, at least: computing fewer costs less than a snapshot."""
 SHARE_OF_BUDGET = 1 / 4
-"""What all snapshots together may take of the budget, in RAM, while others want room."""
+"""Maximum share of the budget in RAM for all snapshots, while other blocks need room."""
 SHARE_OF_CONVERSATION = 1 / 8
-"""What one conversation's snapshots may take, as a share of the budget, before old ones are given up."""
+"""Maximum share of the budget for one conversation's snapshots, before old ones are dropped."""
 RECENT_TURNS = 2
 """Turns whose snapshots are all kept."""
 

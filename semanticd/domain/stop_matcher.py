@@ -23,9 +23,9 @@ class VisibleStops:
 
     stops: tuple[str, ...]
     hidden: tuple[tuple[str, str], ...]
-    """What begins and what ends a part that is not shown; an empty end: nothing does."""
+    """Start and end of a hidden part; with an empty end, it never ends."""
     begins_hidden: str | None = None
-    """What ends the part that the answer begins inside of; None: it begins with visible text."""
+    """End of the hidden part in which the answer begins; None: it begins with visible text."""
 
 
 class StopMatcher:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _RETRY_S = 1.0
 _CLOSING_S = 20.0
-"""How long what was computed may take to be written, once the daemon is gone."""
+"""Maximum seconds to write computed blocks after the daemon is gone."""
 
 
 @dataclass(frozen=True, slots=True)

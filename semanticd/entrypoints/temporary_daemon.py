@@ -61,7 +61,7 @@ class Replacements:
     """Replacements of real parts, with which tests make them fail."""
 
     files: FileSystem | None = None
-    """What the warm tier works through."""
+    """The file system of the warm tier."""
     loader: Callable[[ModelLoader], ModelLoader] = lambda loader: loader
     """Returns what loads models, around the real loader."""
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # its imports take seconds and need the BLAS loaded first
 
 _EXPIRE_EVERY_S = 60.0
 _TRIM_EVERY_S, _TRIM_IDLE_S = 0.25, 5.0
-"""How often gaps are looked for while requests live, and while none do.
+"""Interval of the search for gaps while requests run, and while none do.
 
 Blocks leave gaps at the moment a running cache takes their room elsewhere: until they are returned to the system both
 are there.

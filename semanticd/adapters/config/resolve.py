@@ -30,7 +30,7 @@ class Loaded:
     files: tuple[FileRead, ...] = ()
     """The files that were read, and what each set."""
     warnings: tuple[str, ...] = ()
-    """What was passed over: variables that are not ours, settings that a file may not set."""
+    """Ignored names: variables that are not semanticd's, and settings that a file may not set."""
 
     def explained(self) -> list[str]:
         """Return a line per file that was read, with the names of its settings, and one per warning; no values."""

@@ -22,7 +22,7 @@ tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) 
 
 ENV_PREFIX = "SEMANTIC_"
 _SHORTEST_PART, _NUM_NAMED = 4, 3
-"""Characters of a typed word that is looked for in names, and how many names with it are shown."""
+"""Maximum characters of a typed word to search for in names, and maximum number of names shown."""
 OTHER_VARIABLES = frozenset({"SEMANTIC_CONFIG_FILE"})
 """Variables of semanticd that are not settings: this one locates the settings file."""
 MODEL_KEYS = (
@@ -43,10 +43,10 @@ MODEL_KEYS = (
     "defaults",
     "reference",
 )
-"""What a `[models.NAME]` table may hold."""
+"""Keys of a `[models.NAME]` table."""
 
 PROFILE_KEYS = ("model", "description", "defaults", "reference")
-"""What a `[profiles.NAME]` table may hold."""
+"""Keys of a `[profiles.NAME]` table."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ _EXPECTED: dict[Kind, str] = {
     "texts": "a list of texts",
 }
 _HIGHEST: dict[Kind, float] = {"integer": MAX_COUNT, "number": MAX_TTL_S}
-"""What a number may be at most: counts and bytes, and seconds."""
+"""Maximum of a number: counts and bytes, and seconds."""
 _REQUIRED = object()
 
 
@@ -42,7 +42,7 @@ class Argument:
     choices: tuple[str, ...] = ()
     minimum: float = 0
     above: float | None = None
-    """What a number must be larger than, where that is not the minimum."""
+    """Exclusive lower bound of a number, if it has one."""
     maximum: float | None = None
     """None: the highest of its kind."""
     max_chars: int = 4096

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from semanticd.application.services.status import RequestsService, StatusService
 
 Facts = dict[str, Any]
-"""What is known about one thing."""
+"""The facts about one object."""
 Rows = list[dict[str, Any]]
 """Facts of several things."""
 Published = object

@@ -62,7 +62,7 @@ ENDPOINTS = (
     *agents_endpoints.ENDPOINTS,
     *operations_endpoints.ENDPOINTS,
 )
-"""What the OpenAPI document describes; a test compares it with the routes."""
+"""The operations of the OpenAPI document; a test compares them with the routes."""
 
 
 def create_app(services: HttpServices, config: HttpConfig) -> RequestContextWrapper:

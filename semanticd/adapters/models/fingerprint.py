@@ -31,7 +31,7 @@ _INERT_NAMES = frozenset(
     {"license", "license.txt", "notice", "notice.txt", "use_policy", "readme", "readme.txt"}
 )
 _SETTINGS = ("generation_config.json",)
-"""Sampling defaults and end tokens: they decide what is said, not what is computed of it."""
+"""Sampling defaults and end tokens: they affect the choice of tokens, not the KV."""
 _CHUNK = 4 * 1024 * 1024
 
 

@@ -18,7 +18,7 @@ import h11
 PeerFailure = Literal[
     "unreachable", "timed_out", "refused", "busy", "gone", "malformed", "too_large", "cut_off", "damaged"
 ]
-"""What a peer did wrong, as the metrics name it."""
+"""Failure of a peer, as the metrics name it."""
 
 _READ_BYTES = 256 * 1024
 _MAX_HEAD_BYTES = 64 * 1024

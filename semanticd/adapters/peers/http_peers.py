@@ -25,7 +25,7 @@ from semanticd.domain.limits import LIMITS
 _T = TypeVar("_T")
 
 _MAX_KNOWN = 65_536
-"""Blocks of which it is remembered who has them."""
+"""Maximum number of blocks whose holders are remembered."""
 _VERIFYING_THREADS = 4
 """Threads that write questions, and read and verify answers and blocks."""
 _NAME_THREADS = 6 * LIMITS.peers

@@ -37,7 +37,7 @@ LONGEST_REST_S = 60.0
 CONNECTIONS = 4
 """Blocks that one peer is asked for at the same time."""
 _HEADER_BYTES = 1024 * 1024
-"""What a block file may take besides its tensors."""
+"""Maximum bytes of a block file besides its tensors."""
 _MESSAGE_CHARACTERS = 200
 _HARMLESS = ("busy", "gone")
 """Failures that say nothing against the next question."""

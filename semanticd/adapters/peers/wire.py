@@ -20,7 +20,7 @@ from semanticd.domain.ids import BlockHash
 LOOK_UP_PATH = "/v1/blocks/lookup"
 BLOCK_PATH = "/v1/blocks/"
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
-"""What an answer to a question may take: about 80,000 blocks."""
+"""Maximum size of a reply to a query: about 80,000 blocks."""
 
 _Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 

@@ -28,13 +28,13 @@ from semanticd.domain.json_text import parse_json_text
 FORMAT = 1
 SUFFIX = ".trace.jsonl"
 _FILES_PER_FOLDER = 8
-"""A file is rotated at this part of the cap, so that what is dropped at a time is small."""
+"""A file is rotated at this share of the cap, so that each removal is small."""
 _WAITING_BYTES = 64 * 1024 * 1024
 
 _AGENTS = "/v1/agents/"
-"""What stands before an agent's id in a path."""
+"""Prefix of an agent's id in a path."""
 _NAMING_HEADERS = ("-id", "-affinity")
-"""How the names of headers end that say who asks."""
+"""Suffixes of header names that identify the client."""
 _KEPT_QUERIES = frozenset(["beta=true", "beta=false"])
 """Parts of a query that programs send; any other may identify a person."""
 

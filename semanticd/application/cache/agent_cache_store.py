@@ -48,7 +48,7 @@ class CacheCounters:
     evictions: dict[str, int] = field(default_factory=dict)
     lost_blocks: int = 0
     skipped_blocks: int = 0
-    """Blocks that were computed and not kept, because what is dirty filled the budget."""
+    """Blocks that were computed and not kept because dirty blocks filled the budget."""
     restored_bytes: int = 0
     restore_s: float = 0.0
 
@@ -89,7 +89,7 @@ class AgentCacheStore:
         self.counters = CacheCounters()
         self._warm = warm
         self.peers = peers
-        """Machines that may have what is not here."""
+        """Machines that may have missing blocks."""
         self._post = post
         self._metrics = metrics
         self._log = log
@@ -108,7 +108,7 @@ class AgentCacheStore:
         self.disk_stalled = False
         """Whether writes have not ended for so long that blocks may leave RAM unwritten (set by the engine)."""
         self.text_bytes = 0
-        """What the conversations of the agents in memory take, outside the budget (set by the agent registry)."""
+        """Bytes of the conversations of the agents in memory, outside the budget (set by the agent registry)."""
         self._set_aside_bytes = 0
 
     # Models.

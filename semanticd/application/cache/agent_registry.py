@@ -35,7 +35,7 @@ from semanticd.domain.transcript import Segment, Transcript, TranscriptIndex
 MAX_AGENTS_KEPT = 512
 """Agents whose records stay in memory; older ones are read from the archive when they come back."""
 MAX_TEXT_BYTES = 256 * 1024 * 1024
-"""What their conversations may take (texts and token ids), shared beginnings counted for each."""
+"""Maximum bytes of their conversations (texts and token ids); shared beginnings count for each."""
 
 
 class AgentRegistry:
@@ -62,7 +62,7 @@ class AgentRegistry:
         self._held: Counter[AgentId] = Counter()
         """How many requests hold an agent; one that is not in memory either is not in the archive."""
         self._num_changes = 0
-        """Grows with every save and deletion: what was read of the archive before may be no longer so."""
+        """Grows with every save and deletion: earlier reads of the archive may be out of date."""
         self._transcripts: dict[tuple[ModelFingerprint, str], TranscriptIndex] = {}
         self._text_bytes: dict[AgentId, int] = {}
         """Of the agents in memory; their sum is in the store's books."""

@@ -18,7 +18,7 @@ from semanticd.domain.ids import BlockHash
 MAX_IN_FLIGHT_BYTES = 512 * 1024 * 1024
 """Write-behind pauses while so many bytes wait for the disk, or `MAX_IN_FLIGHT_SHARE` of the budget if that is less."""
 MAX_IN_FLIGHT_SHARE = 1 / 8
-"""What a disk that never answers can take of the budget twice: as blocks, and as their copies."""
+"""Share of the budget that a hanging disk can use twice: as blocks and as their copies."""
 
 LEAVES_UNWRITTEN = frozenset({"deleted", "cleared", "model_unloaded"})
 """Reasons for which a block leaves RAM even if the disk did not take it."""

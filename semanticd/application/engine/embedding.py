@@ -60,7 +60,7 @@ class _Work:
     left: list[int]
     """Indices of the texts that are to come, the longest last."""
     fits_beside_pins: bool
-    """Whether all of it was seen to fit next to what is pinned, so that later pins make way for it."""
+    """Whether all of it was found to fit next to pinned blocks, so that later pins are displaced by it."""
     vectors: dict[int, bytes] = field(default_factory=dict)
     part: _Part | None = None
     num_shortages: int = 0

@@ -23,7 +23,7 @@ from semanticd.domain.scheduler import Scheduler
 from semanticd.domain.snapshots import state_name
 
 FILES_DEADLINE_S = 10.0
-"""How long a prompt waits for its files to be looked for before what is missing is computed."""
+"""Maximum wait of a prompt for its files' lookup before the missing part is computed."""
 
 
 def may_look_for_files(running: RunningSequence, store: AgentCacheStore) -> bool:

@@ -102,7 +102,7 @@ class BlockPoolBatchEngine:
         self._num_failures = 0
         self._last_failure = ""
         self.drafts = DraftCounts()
-        """What was drafted since the start."""
+        """Drafted tokens since the start."""
         self._pause = threading.Event()
         self._writes_progress_at = float("-inf")
         recording = EngineTelemetry.over(telemetry, store=store)

@@ -35,9 +35,9 @@ STEP_BYTES = 32 << 20
 END_S = 0.1
 """For how long blocks that are on disk are copied as a turn begins or ends (seconds): nothing is computed meanwhile."""
 _LOOKED_AT = 64
-"""Blocks of one sequence that are looked at between two steps, at most."""
+"""Maximum blocks of one sequence that are examined between two steps."""
 _SPARE_SHARE = 1 / 16
-"""Share of the budget that stays free: what is computed next must not drive out what was just copied."""
+"""Share of the budget that stays free: the next computed blocks must not displace the copied ones."""
 
 
 class Promotion:

@@ -39,7 +39,7 @@ class Action:
 
 
 Asked = Submission | EmbeddingJob
-"""What takes a place until it was answered."""
+"""Submissions that hold a place until they are answered."""
 
 QueueItem = Asked | Cancel | Action
 
@@ -54,7 +54,7 @@ class EngineQueue:
         self._condition = threading.Condition()
         self._items: deque[QueueItem] = deque()
         self._held: Counter[str] = Counter()
-        """By holder, what is reserved or not answered yet."""
+        """Reserved or unanswered submissions by holder."""
         self._reserved: Counter[str] = Counter()
         self._num_places = 0
         self._num_unanswered = 0

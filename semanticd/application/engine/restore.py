@@ -30,9 +30,9 @@ from semanticd.domain.scheduler import Scheduler
 READ_WINDOW = 8
 """Blocks of one sequence that are read at the same time."""
 READ_DEADLINE_S = 10.0
-"""How long a sequence waits for the next block before what is missing is computed."""
+"""Maximum wait of a sequence for the next block before the missing part is computed."""
 MAX_REMATCHES = 8
-"""Damaged blocks after each of which an earlier snapshot is looked for on the disk."""
+"""Maximum damaged blocks after which an earlier snapshot is searched for on disk."""
 
 
 @dataclass(slots=True)
@@ -44,12 +44,12 @@ class _Restoring:
     progress_at: float
     """When the last block arrived (clock reading)."""
     give_up_at: float
-    """When computing what is missing would have been quicker (clock reading)."""
+    """Clock reading after which computing the missing part would have been faster."""
     reading: set[BlockHash] = field(default_factory=set)
     restored: list[BlockHash] = field(default_factory=list)
-    """What has been brought into the pool so far."""
+    """Blocks that were added to the pool so far."""
     records: dict[BlockHash, BlockRecord] = field(default_factory=dict)
-    """What was read and waits for the blocks before it; let go once it was copied."""
+    """Blocks that were read and wait for earlier blocks; released once copied."""
     num_bytes: int = 0
 
 

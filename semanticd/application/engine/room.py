@@ -70,7 +70,7 @@ class Room:
         self._paused_at: float | None = None
         """Since when answers have paused for the disk (clock reading)."""
         self.due_bytes = 0
-        """What the running caches may grow by at their next step."""
+        """Maximum growth of the running caches in their next step."""
         self._growth_bytes = 0
         """What they grow by next, each at its time."""
 

@@ -87,7 +87,7 @@ class Submission:
     agent_id: AgentId
     model_id: ModelId
     segments: tuple[Segment, ...]
-    """The prompt as a chain of text and ids; the last segment is what was newly tokenized."""
+    """The prompt as a chain of text and ids; the last segment was newly tokenized."""
     sampling: SamplingParams
     max_new_tokens: int
     seed: int
@@ -159,7 +159,7 @@ class RunningSequence:
     """Locks, reads and promised bytes; ended with the sequence."""
     match: PrefixMatch = field(default_factory=PrefixMatch)
     fits_beside_pins: bool = False
-    """Whether it was seen to fit next to what is pinned, so that later pins make way for it."""
+    """Whether it was found to fit next to pinned blocks, so that later pins are displaced by it."""
     restored: frozenset[BlockHash] = frozenset()
     """Blocks of the match that were read from the disk for this sequence."""
     disk_failed: bool = False
@@ -171,11 +171,11 @@ class RunningSequence:
     num_rematched: int = 0
     """How often a damaged block made it match again."""
     asked_files: bool = False
-    """Whether its blocks' files were looked for that the disk's index may not know."""
+    """Whether block files that the disk index may lack were searched for."""
     asked_peers: bool = False
     """Whether it is settled what peers have of its prompt."""
     offered: OfferedBlocks | None = None
-    """What peers say they have of its prompt."""
+    """Blocks of its prompt that peers offered."""
     from_peers: Mapping[BlockHash, Block] = field(default_factory=dict)
     """Blocks of the match that are to come from peers."""
     peer_failed: bool = False

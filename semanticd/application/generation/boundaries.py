@@ -26,7 +26,7 @@ from semanticd.domain.snapshots import MIN_DISTANCE
 from semanticd.domain.transcript import Cut, Segment
 
 _SAID = "\N{OBJECT REPLACEMENT CHARACTER} said \N{OBJECT REPLACEMENT CHARACTER}"
-"""Stands for what is said, to find where in a prompt that is."""
+"""Placeholder of a message's text, to locate it in a prompt."""
 _MAX_HEADS = 256
 
 

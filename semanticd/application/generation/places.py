@@ -20,7 +20,7 @@ from semanticd.domain.ids import AgentId
 _T = TypeVar("_T")
 
 COUNTING = stand_in("counting")
-"""Who holds the places of prompts that are only counted: all together."""
+"""Shared holder of the places of prompts that are only counted."""
 
 
 class TakenPlaces:

@@ -39,10 +39,10 @@ from semanticd.domain.json_text import parse_json_text
 from semanticd.domain.limits import LIMITS
 
 _FEW = 64
-"""Updates that may wait whatever their size: a prompt's scores come in one."""
+"""Number of updates that may wait regardless of size: a prompt's scores are one update."""
 _UPDATE_BYTES = 256
 _LOGPROB_BYTES = 128
-"""What Python's objects take besides the text (estimated)."""
+"""Estimated bytes of Python objects besides the text."""
 
 
 def _size(update: SequenceUpdate) -> int:

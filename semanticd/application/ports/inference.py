@@ -72,11 +72,11 @@ class DraftCounts:
     """Guessed and verified tokens by their source, and the number of verifying steps."""
 
     forced: Drafted = Drafted()
-    """What a form left no choice about."""
+    """Tokens that a form forces."""
     own: Drafted = Drafted()
-    """What the sequence itself had said before, its prompt included."""
+    """Earlier text of the sequence itself, including its prompt."""
     earlier: Drafted = Drafted()
-    """What its agent had answered before."""
+    """Earlier answers of its agent."""
     num_steps: int = 0
 
     @property

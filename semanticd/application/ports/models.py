@@ -104,7 +104,7 @@ class InstalledModel:
     weight_bits: int | None = None
     """Bits of its matrices; None: not known."""
     wide_bytes: int | None = None
-    """What its weights take as floats of 32 bits, as a CPU holds them where they fit; None: not known."""
+    """Bytes of its weights in float32, which a CPU uses if they fit; None: unknown."""
     pooling: Pooling = "mean"
     modified_at: float = 0.0
     """When its weights were written, seconds since the epoch; 0: not known."""

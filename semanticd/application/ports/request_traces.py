@@ -19,7 +19,7 @@ class RecordedRequest:
     path: str
     query: str
     headers: Mapping[str, str]
-    """Those that decide what is answered or who asks, by lower-case name; never a key."""
+    """Headers that affect the answer or identify the client, by lower-case name; never a key."""
     body: bytes
     """The JSON text, unpacked."""
     began_at: float
@@ -32,7 +32,7 @@ class RecordedRequest:
     """Until the answer's first text, thinking or call; None where there was none."""
     agent_id: str | None = None
     usages: tuple[Usage, ...] = field(default_factory=tuple)
-    """What each prompt of the request cost; none where it was refused or cancelled."""
+    """Cost of each prompt of the request; empty if it was refused or cancelled."""
 
 
 class RequestTraces(Protocol):

@@ -9,7 +9,7 @@ from typing import Protocol
 Attribute = str | int | float | tuple[str, ...]
 
 GEN_AI_PROVIDER = "semanticd"
-"""Who answers, in the words of OpenTelemetry's GenAI conventions."""
+"""Provider name by OpenTelemetry's GenAI conventions."""
 
 
 class Clock(Protocol):
@@ -106,7 +106,7 @@ class Span(Protocol):
 
     trace_id: str
     trace_parent: str | None
-    """What phases below it are recorded under, in W3C's form; None: this trace is not kept."""
+    """Trace parent of its phases, in W3C's format; None: this trace is not kept."""
 
     def end(self, *, failed: bool, **attributes: Attribute) -> None:
         """End the span; `__` in a name stands for a dot."""

@@ -57,7 +57,7 @@ class WarmStats:
     bytes_stored: int = 0
     cap_bytes: int | None = None
     reserve_bytes: int = 0
-    """What is left free on the volume: nothing is written below it."""
+    """Bytes to keep free on the volume: nothing is written below this."""
     num_refused: int = 0
     bytes_written: int = 0
     bytes_read: int = 0
@@ -70,9 +70,9 @@ class WarmStats:
     write_budget_bytes: int | None = None
     written_today_bytes: int = 0
     free_disk_bytes: int | None = None
-    """What is left on the volume; None before it was looked at."""
+    """Free bytes of the volume; None before the first check."""
     recovered_share: float | None = None
-    """How much of the folder was looked through after an unclean end, from 0 to 1; None when that is not being done."""
+    """Share of the folder that was scanned after an unclean end, from 0 to 1; None if no scan runs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from semanticd.domain.ids import AgentId, ModelId, RequestId
 from semanticd.domain.transcript import Segment
 
 Stage = Literal["model", "prompt", "queue"]
-"""What a request goes through before the engine has it."""
+"""Stages of a request before it reaches the engine."""
 
 
 @dataclass(slots=True, eq=False)

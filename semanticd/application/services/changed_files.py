@@ -27,7 +27,7 @@ class _Seen:
     """The files on disk at one check."""
 
     files: tuple[FileFacts, ...] | None
-    """None: they could not be looked at."""
+    """None: they could not be inspected."""
     replaced_source: str | None = None
 
 
@@ -40,7 +40,7 @@ class ChangedFiles:
         self._clock = clock
         self._looking: asyncio.Task[dict[tuple[str, str], _Seen]] | None = None
         self._seen: dict[tuple[str, str], _Seen] = {}
-        """What was there at the last look, by folder and source."""
+        """State at the last check, by folder and source."""
         self._looked_at = float("-inf")
 
     async def warnings(self, loaded: Mapping[ModelId, InstalledModel]) -> dict[ModelId, str]:

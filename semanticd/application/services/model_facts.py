@@ -49,7 +49,7 @@ class ModelFacts:
     warning: str | None = field(default=None, metadata=IF_KNOWN)
     """Of a loaded one: what its loader warns of, and what happened to its files since."""
     details: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
-    """What its loader says of it: the device, its kind."""
+    """The loader's facts about it: the device, its kind."""
     aliases: tuple[str, ...] = field(default=(), metadata=HIDDEN)
     """Other names that it answers to."""
     profiles: tuple[str, ...] = field(default=(), metadata=HIDDEN)

@@ -25,7 +25,7 @@ class ModelMemory:
         self._source = source
         self._free_bytes = free_bytes
         self.device = device
-        """What all models may take; None: there is no limit."""
+        """Memory limit of all models; None: no limit."""
 
     def beside_bytes(self) -> int:
         """Return what another model may take without another leaving; cached blocks would make room for it."""

@@ -31,7 +31,7 @@ class Failure:
     request: str
     agent: str | None
     status: int
-    """The HTTP status; of a stream that failed after its beginning, what it would have been."""
+    """The HTTP status; for a stream that failed after its beginning, the status that it would have had."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,9 +86,9 @@ class Savings:
         self._by_day: dict[str, Saved] = {}
         self._by_agent: OrderedDict[str, Saved] = OrderedDict()
         self.num_changes = 0
-        """Grows with every change of what is kept."""
+        """Grows with every change of the kept figures."""
         self.forgotten = asyncio.Event()
-        """Set when an agent was forgotten: what is kept on disk names it still."""
+        """Set when an agent was forgotten: the figures on disk still name it."""
 
     def started(self, agent_id: str, cache: CacheReport, *, prefill_tokens_per_s: float) -> None:
         """A prompt was matched against the cache; the speed is its model's, 0 where none was measured yet."""

@@ -32,11 +32,11 @@ class LoadedModelFacts:
     bytes_per_token: int
     precision: StoragePrecision
     block_bytes: int
-    """What a whole block takes, in RAM and, without its file's head, on disk."""
+    """Bytes of a full block in RAM and, without its file's header, on disk."""
     compute_dtype: str | None = field(default=None, metadata=IF_KNOWN)
-    """What its layers compute in: float32, bfloat16, float16."""
+    """Data type of its layers: float32, bfloat16, float16."""
     warning: str | None = field(default=None, metadata=IF_KNOWN)
-    """What makes it slow on this machine."""
+    """Reason why it is slow on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class CacheFacts:
     promised_bytes: int
     free_bytes: int
     text_bytes: int
-    """What agents' conversations (texts and token ids) take in RAM, outside the budget."""
+    """RAM of agents' conversations (texts and token ids) in bytes, outside the budget."""
     num_hot_blocks: int
     num_shared_blocks: int
     warm_bytes: int
@@ -96,11 +96,11 @@ class CacheFacts:
     num_warm_blocks: int
     num_quarantined: int
     recovered_share: float | None
-    """How much of the cache folder was looked through after an unclean end, from 0 to 1; None: nothing is left."""
+    """Share of the cache folder scanned after an unclean end, from 0 to 1; None: finished."""
     free_disk_bytes: int | None
-    """What is left on the volume of the warm tier; None where it is not known."""
+    """Free bytes on the warm tier's volume; None if unknown."""
     disk_reserve_bytes: int
-    """What is left free on it: no block is written below that."""
+    """Bytes to keep free on it: no block is written below this."""
     num_refused_blocks: int
     """Blocks that were not written since the start: cap, reserve, budget, policy or a failing disk."""
     written_today_bytes: int
@@ -124,7 +124,7 @@ class DaemonStatus:
     """The daemon in numbers."""
 
     fixed: Mapping[str, Any] = field(metadata=FLAT)
-    """What never changes: version, process id, address, socket."""
+    """Constant facts: version, process id, address, socket."""
     state: str
     """starting, ready, no_model, draining or stopped."""
     uptime_s: float

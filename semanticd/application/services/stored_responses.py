@@ -13,7 +13,7 @@ from semanticd.domain.limits import LIMITS
 
 MAX_AGENTS = 1000
 _ITEM_BYTES = 256
-"""What Python's objects take besides the text (estimated)."""
+"""Estimated bytes of Python objects besides the text."""
 
 
 class StoredResponses:
@@ -34,7 +34,7 @@ class StoredResponses:
         self._max_per_agent = max_per_agent
         self._max_bytes = max_bytes
         self.num_bytes = 0
-        """What is kept in memory, by estimate; items that several responses share count in each."""
+        """Estimated bytes in memory; items that several responses share count in each."""
         self._by_id: dict[str, StoredResponse] = {}
         self._by_item: dict[str, StoredItem] = {}
         self._uses: Counter[str] = Counter()

@@ -61,7 +61,7 @@ _ORDERS: dict[str, tuple[Callable[[AgentRow], Any], bool]] = {
     "name": (lambda row: row.id, False),
     "state": (lambda row: row.state, False),
 }
-"""What `--sort` takes: the key of a row, and whether the largest comes first."""
+"""Values of `--sort`: the key of a row, and whether the largest comes first."""
 _NUM_NAMED = 5
 """Agents that an error names at most."""
 as_agent = click.argument("agent")

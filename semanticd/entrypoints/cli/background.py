@@ -26,7 +26,7 @@ from semanticd.entrypoints.cli.progress import Progress
 from semanticd.entrypoints.cli.status import keeps_nothing
 
 OUTPUT_FILE = "semanticd.out"
-"""What the process prints alongside its log: tracebacks, and what native libraries have to say."""
+"""Output of the process alongside its log: tracebacks and messages of native libraries."""
 
 _POLL_S = 0.05
 _QUIET_FLAGS = {"server.log_console": False}

@@ -75,7 +75,7 @@ class Program:
     prompt_tokens: int
     """About how many tokens its own prompt takes before the user says anything (SmolLM2's tokens)."""
     hint: str = ""
-    """What helps where the model's context is too short for that."""
+    """Advice if the model's context is too short."""
 
 
 def claude(service: Service) -> Launch:

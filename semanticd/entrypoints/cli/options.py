@@ -13,7 +13,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 LONGEST_S = 10 * 365 * 86400.0
-"""What may be asked for in seconds; what waits takes no infinite time, and no NaN."""
+"""Maximum of a duration in seconds; infinite values and NaN are refused."""
 
 
 class FiniteRange(click.FloatRange):

@@ -35,7 +35,7 @@ _FIRST_RUN_DAYS = 14
 _FEW_FILES = 1024
 
 Run = Callable[[Sequence[str]], "tuple[int, str]"]
-"""Runs a program; returns its exit status and what it printed."""
+"""Runs a program; returns its exit status and output."""
 
 
 def nearest_folder(path: Path) -> Path:

@@ -26,7 +26,7 @@ CHUNKS = (128, 256, 512, 1024, 2048)
 QUICK_CHUNKS = (256, 1024)
 _PROBE_TOKENS = 128
 _PREFILL_S = 5.0
-"""What measuring one chunk size may take: a slow model reads a shorter prompt."""
+"""Maximum seconds to measure one chunk size: a slow model reads a shorter prompt."""
 _ALL_PREFILL_S = 25.0
 """After so long nothing more is measured."""
 _ENOUGH_SIZES = 3
@@ -35,7 +35,7 @@ _EQUAL = 0.97
 
 MOST_TOKENS, _FEWEST_TOKENS = 32, 12
 _DECODE_S = 2.0
-"""What one answer may take: a slow model writes shorter ones."""
+"""Maximum seconds of one answer: a slow model writes shorter ones."""
 _PROMPT_TOKENS = 96
 _ROUNDS, _ROUNDS_OF_SLOW = 4, 2
 _OF_LIBRARY, _FAR_BELOW = 0.95, 0.5

@@ -193,7 +193,7 @@ class Turn:
     name: str
     prompt_tokens: int
     new_tokens: int
-    """Those that the turn before did not have: its answer and what was said since."""
+    """Tokens that the turn before did not have: its answer and the new messages."""
     computed_tokens: int
     warm_tokens: int
     ttft_ms: float

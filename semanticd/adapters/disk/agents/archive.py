@@ -61,7 +61,7 @@ class DiskAgentArchive:
         self._unsaved: dict[AgentId, Agent | None] = {}
         """Newest state of agents whose saving is queued or has failed; None: whose forgetting is queued."""
         self._known: OrderedDict[AgentId, Agent] = OrderedDict()
-        """What is stored of the agents saved last: the next save finds the difference without reading."""
+        """Stored state of the last saved agents: the next save finds the difference without reading."""
         self._noted: dict[BlockHash, set[AgentId]] = {}
         """Blocks that agents made, whose noting is queued or under way."""
         self._note_queued = False

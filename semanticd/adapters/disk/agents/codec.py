@@ -41,7 +41,7 @@ DocumentError = (
     RecursionError,
     msgspec.ValidationError,
 )
-"""What decoding a broken document may raise."""
+"""Errors that decoding a damaged document may raise."""
 
 
 _SnapshotRow = tuple[int, str, str | None, int, bool, int]

@@ -60,7 +60,7 @@ class BlockIndex:
         self._writing = threading.RLock()
         self._warming = False
         self.is_new = False
-        """Whether this index began empty, so that the files must be looked through."""
+        """Whether this index began empty, so that the files must be scanned."""
         self._open()
 
     def _open(self) -> None:

@@ -21,7 +21,7 @@ CREATE INDEX block_sizes ON blocks(hash, tensor_bytes);
 """
 
 MIGRATIONS = {1: f"DROP INDEX blocks_by_parent; {_COMPOSITE} PRAGMA user_version = 2;"}
-"""What brings an index of an older version one version further, in place."""
+"""Statements that upgrade an index by one version, in place."""
 
 SCHEMA = f"""
 CREATE TABLE models(

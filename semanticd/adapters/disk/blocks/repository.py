@@ -41,7 +41,7 @@ _REMOVED_AT_ONCE = 64
 PRUNED_AT_ONCE = 1024
 """Blocks that are removed on request before others are written: about a tenth of a second."""
 _PAUSE_S = 0.001
-"""Between two parts: a moment without the lock, or who waits for it would not get it."""
+"""Pause between two parts without the lock, so that waiting threads can take it."""
 _VAIN_PRUNING_S = 60.0
 """How long no block is removed for the reserve's sake after that made no room."""
 
@@ -100,7 +100,7 @@ class BlockRepository:
         self._unindexed: dict[Path, int] = {}
         self._unindexed_bytes = 0
         self.knows_all_files = True
-        """Whether each block's file has a row; not while the folder is still to be looked through."""
+        """Whether each block file has a row; False until the folder has been scanned."""
         self.on_removed: Callable[[Sequence[BlockHash]], None] = lambda names: None
         """Hears of blocks that were pruned."""
         self.on_damaged_index: Callable[[], None] = lambda: None

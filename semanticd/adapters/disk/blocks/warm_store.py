@@ -48,7 +48,7 @@ _REMEDIES = {
     "the cap is reached": "raise SEMANTIC_AGENT_CACHE_MAX_GB, or unpin or delete agents; what is in RAM is still used",
     "the disk's reserve is reached": "make room on the volume, or lower SEMANTIC_AGENT_DISK_RESERVE_GB",
 }
-"""What to do about blocks that are not written, by the reason."""
+"""Advice about blocks that are not written, by reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class WarmOptions:
 
     cap_bytes: int | Literal["by volume"] | None = None
     reserve_bytes: int | Literal["by volume"] = 0
-    """What is left free on the volume; `by volume`: see `files/volume`, also for the cap."""
+    """Bytes to keep free on the volume; `by volume`: see `files/volume`, also for the cap."""
     write_policy: WritePolicy = "always"
     write_budget_bytes: int | None = None
     """Bytes that may be written per UTC day."""

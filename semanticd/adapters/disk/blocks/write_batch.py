@@ -28,7 +28,7 @@ class PendingWrite:
     records: tuple[BlockRecord, ...]
     result: Future[WriteResult]
     refused: tuple[BlockHash, ...] = ()
-    """What the write policy kept back of the same call."""
+    """Blocks of the same call that the write policy kept back."""
     reason: str = ""
     cancelled: set[BlockHash] = field(default_factory=set)
     """Blocks deleted while they waited."""

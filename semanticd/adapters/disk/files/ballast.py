@@ -20,7 +20,7 @@ from semanticd.adapters.disk.files.database import is_out_of_room
 
 _T = TypeVar("_T")
 BALLAST_BYTES = 4 * 1024 * 1024
-"""What deleting an agent of some hundred thousand tokens writes to the log of its database."""
+"""Bytes that deleting an agent of some hundred thousand tokens writes to the log of its database."""
 _PARTS = 8
 
 

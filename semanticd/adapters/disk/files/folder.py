@@ -72,7 +72,7 @@ class CacheFolder:
         self.responses = root / "responses.sqlite"
         self.savings = root / "savings"
         self.history = root / "history"
-        """What was counted, and the last hour in numbers: see `figures_file`."""
+        """Counters and the figures of the last hour: see `figures_file`."""
         self.ballast = Ballast(root / "ballast")
         """Room for deletions on a full disk."""
         self.was_unclean = owned.was_unclean

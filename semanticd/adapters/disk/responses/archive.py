@@ -77,7 +77,7 @@ class DiskResponseArchive:
         self._closed = False
         self._num_given_up = 0
         self.is_refusing = False
-        """Whether it refused what was last to be stored."""
+        """Whether it refused the last write."""
         self._queue = WriteQueue(log=log, on_idle=self._retry_while_idle, idle_s=idle_s)
 
     @classmethod

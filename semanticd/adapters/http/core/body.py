@@ -45,7 +45,7 @@ _HEAVY_VALUES = 65_536
 _HEAVY = ThreadPoolExecutor(max_workers=1, thread_name_prefix="heavy-body")
 
 _UNDECLARED = ("", "application/x-www-form-urlencoded")
-"""What programs send that declare nothing; the second is curl's word for it."""
+"""Content types of programs that declare none; the second is curl's default."""
 _MAX_INTEGER_DIGITS = 20
 _INTEGERS = range(-(2**63), 2**64)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")

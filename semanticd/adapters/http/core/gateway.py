@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MANY = 256
-"""Conversations of more messages, or with more parts in one, are looked through outside of the event loop."""
+"""Conversations with more messages, or more parts in one, are checked outside of the event loop."""
 IN_MEMORY_ONLY = "stored_in_memory_only=1"
-"""The adjustment of what was done and is not on disk: a restart would undo it."""
+"""Adjustment reported for a change that is not on disk: a restart would undo it."""
 CURRENT_MODEL = ""
 """The generator's name for the model that is in use."""
 

@@ -20,7 +20,7 @@ from semanticd.domain.errors import AuthenticationError, InvalidRequestError, Pe
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _HTTP_VERSIONS = ("1.0", "1.1", "2", "3")
-"""What Falcon takes; of any other it raises what counts as a bug."""
+"""HTTP versions that Falcon supports; for others it raises an error that would count as a bug."""
 _ONE_VALUE = frozenset(
     (
         b"authorization",

@@ -24,7 +24,7 @@ PROVIDERS = (
     "semanticd",
     "vllm",
 )
-"""What libraries put in front of a name to choose a provider, and some of them send."""
+"""Provider prefixes that some libraries send in front of a model name."""
 
 _TAG = ":latest"
 

@@ -48,7 +48,7 @@ HEADERS = frozenset(
         "x-claude-code-agent-id",
     ]
 )
-"""Headers that decide what is answered or who asks; no other is recorded."""
+"""Headers that affect the answer or identify the client; no others are recorded."""
 
 
 @dataclass(slots=True)

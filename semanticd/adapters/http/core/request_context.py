@@ -47,7 +47,7 @@ class RequestContext:
     request_id: RequestId
     """Ours, never used twice at a time; the engine knows the request by it."""
     echoed_id: str
-    """What the answer's `x-request-id` says: the client's own id if it sent one."""
+    """Value of the answer's `x-request-id`: the client's own id if it sent one."""
     path: str
     route: Route = UNKNOWN
     """Where the path leads; its template has few enough values for a metric's label."""
@@ -60,13 +60,13 @@ class RequestContext:
     agent_id: AgentId | None = None
     """The agent of its generation, once that was opened."""
     error: BaseException | None = None
-    """What was answered instead of a result, or what ended a stream."""
+    """The error that was returned instead of a result, or that ended a stream."""
     span: Span | None = None
     """Its span, when generations are traced."""
     gen_ai: GenAiFacts | None = None
-    """What its span says of the generation."""
+    """Attributes of its span about the generation."""
     recording: Recording | None = None
-    """What is noted of it, when requests are recorded."""
+    """Its record, if requests are recorded."""
     answer_headers: dict[bytes, bytes] = field(default_factory=dict)
     """What the answer's headers say besides its own, such as what was changed in the request."""
     at_end: AsyncExitStack = field(default_factory=AsyncExitStack)

@@ -17,7 +17,7 @@ Access = Literal["open", "key", "peer", "admin"]
 only; `admin`: the admin key."""
 
 COUNTED = ("/v1/", "/api/", "/tokenize", "/detokenize")
-"""What lies below is counted by the rate limiter and traced."""
+"""Beginnings of paths that are rate limited and traced."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,7 @@ class HttpServices:
     metrics_text: Callable[[], bytes]
     """Returns the metrics in Prometheus' text form."""
     shared: SharedBlocks
-    """What peers may read."""
+    """Blocks that peers may read."""
     coverage: Coverage
     responses: StoredResponses = field(default_factory=StoredResponses)
     log: Log = field(default_factory=NullLog)

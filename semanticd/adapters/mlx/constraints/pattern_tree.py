@@ -25,7 +25,7 @@ def set_of(characters: Iterable[str]) -> int:
 
 CONTROLS = set_of(map(chr, range(32)))
 ESCAPED = CONTROLS | set_of('"\\')
-"""What JSON escapes."""
+"""Characters that JSON escapes."""
 
 _DIGITS = set_of("0123456789")
 _WORD = _DIGITS | set_of("_abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")

@@ -96,7 +96,7 @@ FORMATS = (
 
 _LEFT_OUT = frozenset(word for word, (support, _) in WORDS.items() if support == "left out")
 _DATA = frozenset(("const", "default", "enum", "example", "examples"))
-"""What stands there is data, not a schema."""
+"""Keywords whose values are data, not schemas."""
 _NAMED = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"))
 """There the keys are names, not words."""
 _COUNTS = frozenset(("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"))

@@ -37,7 +37,7 @@ _UNLIKE_A_CALL = ' & ~/\\s*\\{\\s*"(name|type|function)"(.|\\n)*/'
 """Restricts text to what does not begin as a bare call does."""
 
 _VALUES = ("const", "default", "enum", "example", "examples")
-"""What stands there is data, not a schema."""
+"""Keywords whose values are data, not schemas."""
 _MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 """There the keys are names, not the words of a schema."""
 

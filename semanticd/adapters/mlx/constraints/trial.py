@@ -26,7 +26,7 @@ from semanticd.domain.limits import LIMITS
 
 PROGRAM = Path(__file__).with_name("trial_process.py")
 _STARTING_S = 10.0
-"""What the process may take to start."""
+"""Maximum start time of the process."""
 _MAX_REASON_BYTES = 1 << 20
 _SIZE = 8
 """Bytes of an answer before the reason: what the form takes."""

@@ -48,7 +48,7 @@ class GuardedForm:
     form: Form
     note: Callable[[Exception], None]
     looks_ahead: bool = False
-    """Whether it is asked what it forces."""
+    """Whether it is queried for forced tokens."""
     has_failed: bool = False
     forces: bool = False
     """Whether it forced what followed the tokens that it looked ahead from."""

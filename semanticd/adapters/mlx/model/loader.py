@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # loaded where a model is spread over machines, and nowhere e
     from semanticd.adapters.mlx.model.sharding import Ring, Spread
 
 _SLICE_S = 0.005
-"""How long a step of a check waits for what is read alongside it."""
+"""Maximum wait of a check's step for the data that is read alongside it."""
 _HALF_ON_CPU = "float32 does not fit, and this is many times slower; give it more memory or a quantized model"
 
 

@@ -24,7 +24,7 @@ REVISION = 1
 
 _FLOAT32 = 4
 _PACKED_PARTS = frozenset({"weight", "scales", "biases"})
-"""What a quantized module keeps of its matrix."""
+"""Arrays that a quantized module keeps of its matrix."""
 _SLICE_BYTES = 128 * 1024 * 1024
 """Weights that are read between two steps of the engine."""
 _LAYERS = re.compile(r"(^|_)layers?$")
@@ -235,7 +235,7 @@ _ROUND_TRIPS = (
     "emoji 🦊👩‍💻 and 中文汉字 日本語 한국어",
     "3141592653589793238462643383279502884197",
 )
-"""What every conversation holds; no normalization that a tokenizer may apply changes any of it."""
+"""Texts like those of every conversation; no normalization of a tokenizer may change them."""
 
 
 def load_tokenizer(

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _MKL_ON_TBB = 4
-"""What `MKL_Set_Threading_Layer` calls TBB; 0 is Intel's OpenMP."""
+"""Value of TBB in `MKL_Set_Threading_Layer`; 0 is Intel's OpenMP."""
 
 
 @dataclass(frozen=True, slots=True)

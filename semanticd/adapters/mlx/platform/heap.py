@@ -64,7 +64,7 @@ class Gaps:
         """Let as much be kept as `return_freed_memory` does."""
         self._most = _kept_bytes(budget_bytes)
         self._other_bytes: int | None = None
-        """What the process took besides tensors when there were no gaps."""
+        """Memory of the process besides tensors, measured without gaps."""
 
     def trim(self) -> bool:
         """Give gaps back, if there are more than may be kept; returns whether there were.

@@ -20,7 +20,7 @@ SUMMARY_TOKENS = 1024
 _WORDS_PER_TOKEN = 0.6
 """What the model is asked for, in words: well below what it may write, so that it comes to an end by itself."""
 _KEPT_CHARACTERS = 64_000
-"""What the user said is kept up to this length, the newest first."""
+"""The user's messages are kept up to this length, newest first."""
 
 _QUESTION = (
     "This conversation is about to be replaced by a summary of it. Write that summary for the one who continues the "

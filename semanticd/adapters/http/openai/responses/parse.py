@@ -54,7 +54,7 @@ _FOREIGN_ITEMS = (
     "program",
     "program_output",
 )
-"""What ran at OpenAI or between it and an MCP server, as text."""
+"""Items that ran at OpenAI or between it and an MCP server; rendered as text."""
 _FOREIGN_CALLS = {
     "local_shell_call": "local_shell",
     "shell_call": "shell",
@@ -98,7 +98,7 @@ class Parsed:
     messages: tuple[Message, ...]
     """The conversation without the instructions."""
     said: tuple[Message, ...]
-    """The user's own messages in it: no summaries of what came before."""
+    """The user's own messages in it, without summaries of earlier ones."""
     tools: ToolBox
 
 

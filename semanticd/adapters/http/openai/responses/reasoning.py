@@ -54,7 +54,7 @@ class ReasoningForm:
 
     summarized: bool = False
     key: bytes | None = None
-    """What the thinking is sealed with; None: it is not sealed."""
+    """Key that seals the thinking; None: it is not sealed."""
 
     def item(self, item_id: str, text: str) -> dict[str, Any]:
         """Return an item of thinking."""
