@@ -89,12 +89,15 @@ class Arrival:
     def cancel(self) -> None:
         """End the request now, wherever it waits: the engine itself could cancel it only later."""
         self.was_cancelled = True
+        cancel = self._cancel
         self.end()
-        self._cancel()
+        cancel()
 
     def end(self) -> None:
         """Remove the arrival: the engine has begun it, or it has ended. Idempotent."""
         self._there.pop(self, None)
+        # It belongs to the answer, which has this record: both would stay until garbage is looked for.
+        self._cancel = _nothing
 
 
 class Arrivals:
@@ -115,7 +118,7 @@ class Arrivals:
             CancelledByCallerError: One of them was cancelled by `Arrival.cancel` before it was submitted.
         """
         task = asyncio.current_task()
-        cancel: Callable[[], object] = task.cancel if task is not None else lambda: None
+        cancel: Callable[[], object] = task.cancel if task is not None else _nothing
         now = self._clock.monotonic()
         arrivals = [Arrival(request, now, self._there, cancel) for request in requests]
         self._there.update(dict.fromkeys(arrivals))
@@ -150,3 +153,7 @@ class Arrivals:
     def model_loads(self) -> bool:
         """Whether the engine's thread is reading a model's files, so that its queue waits."""
         return self._progress.is_loading
+
+
+def _nothing() -> None:
+    """What cancels a record that was ended."""

@@ -51,7 +51,8 @@ PRAGMA user_version = 2;
 """
 
 # A response that is lost with the machine's power is asked for again with its whole conversation.
-_PRAGMAS = {"synchronous": "NORMAL"}
+# Pages of documents are read once: of 2 MiB of them, as SQLite keeps of its own accord, none is asked for again.
+_PRAGMAS: dict[str, str | int] = {"synchronous": "NORMAL", "cache_size": -512}
 _ROOT = 0
 _PRUNE_TO = 0.9
 """What is pruned down to, as a share of the bytes allowed: not each response must prune."""

@@ -232,7 +232,8 @@ class Gateway:
         try:
             return await ask(name)
         except ModelNotFoundError as error:
-            refusal = error
+            # Its traceback has this frame, which would hold it and all of the request until garbage is looked for.
+            refusal = error.with_traceback(None)
         for spelling in spellings(name)[1:]:
             with suppress(ModelNotFoundError):
                 return await ask(spelling)
@@ -240,7 +241,10 @@ class Gateway:
             return await ask(CURRENT_MODEL)
         meant = among(name, model_names(await self._services.models.list()))
         if meant is None:
-            raise refusal
+            try:
+                raise refusal
+            finally:
+                del refusal
         return await ask(meant)
 
 

@@ -190,14 +190,17 @@ class ConstraintCompiler:
         except UnsupportedError as error:
             if not constraint.may_relax or isinstance(error.__cause__, TooComplexError):
                 raise
-            refusal = error
+            refusal = error.with_traceback(None)  # which has this frame, and that has the error
         for one_of, patterns in ((False, False), (True, False), (True, True)):
             relaxation = Relaxation(one_of=one_of, patterns=patterns)
             relaxed = with_schemas(constraint, relaxation.apply)
             if relaxed != constraint:
                 with contextlib.suppress(UnsupportedError):
                     return replace(self._make(relaxed), not_enforced=tuple(relaxation.names))
-        raise refusal
+        try:
+            raise refusal
+        finally:
+            del refusal
 
     def _make(self, constraint: OutputConstraint) -> CompiledForm:
         try:

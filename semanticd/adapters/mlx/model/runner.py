@@ -462,6 +462,8 @@ class MlxModelRunner:
         row = self._decoding.pop(sequence_id, None)
         if row is None:
             return
+        # They ask its form, which notes in the row what it raises: all three would stay until garbage is looked for.
+        row.drafts = None
         batch = self._batches.get(row.group)
         others = [i for i, uid in enumerate(batch.uids) if uid != sequence_id] if batch is not None else []
         if batch is None:
