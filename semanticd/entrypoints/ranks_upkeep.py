@@ -134,7 +134,7 @@ class RanksUpkeep:
 
 
 def _ranks_were_lost(error: BaseException) -> bool:
-    """Whether a model could not be loaded because a rank was lost, or is missing: see `RankedLoader.load`."""
+    """Return whether loading failed because a rank was lost or is missing: see `RankedLoader.load`."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OverloadedError):
         cause = cause.__cause__

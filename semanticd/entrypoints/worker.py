@@ -86,7 +86,7 @@ def read_address(text: str, *, port: int) -> tuple[str, int]:
 
 
 def _is_host(text: str) -> bool:
-    """Whether a text can be a host name, or is the address of one machine."""
+    """Return whether a text can be a host name or is the address of one machine."""
     with contextlib.suppress(ValueError):
         ip = ipaddress.ip_address(text)
         return not ip.is_unspecified and not ip.is_multicast

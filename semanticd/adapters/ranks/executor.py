@@ -28,7 +28,7 @@ _GREEDY = SamplingParams(temperature=0)
 
 @dataclass(frozen=True, slots=True)
 class LoadOrder:
-    """Which model every rank loads, and the ring of all."""
+    """The model that every rank loads, and the ring of all ranks."""
 
     ring: tuple[tuple[str, ...], ...]
     names: tuple[str, ...]
@@ -120,7 +120,7 @@ class StepExecutor:
         }
 
     def answer(self, message: Sequence[Any]) -> list[Any]:
-        """Do a step, and return its answer; whatever it raises is one."""
+        """Run a step and return its answer; an error is an answer, too."""
         number, name, arguments, dropped = message
         began = time.perf_counter()
         result, error = None, None
@@ -282,7 +282,7 @@ class StepExecutor:
         return None
 
     def _restore(self, handle: int, source: Any) -> int:
-        """Make a payload: of tensors that came along, at rank 0, or of what was read under a number."""
+        """Make a payload from the tensors of the message, at rank 0, or from those read under a number."""
         tensors = self._shards.take_read(source) if isinstance(source, int) else tensors_in(source)
         payload = self._runner.restore(unnamed(tensors, rank=self._rank, world_size=self._world_size))
         self._payloads[handle] = payload

@@ -101,7 +101,7 @@ class Formation:
 
     @property
     def ended(self) -> str | None:
-        """Why no step can be called any more; None: all ranks work."""
+        """Reason why no further step can run; None if all ranks work."""
         return self._ended
 
     def end(self, reason: str, *, wanted: bool = False) -> None:

@@ -42,7 +42,7 @@ STARTING_AGAIN_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class GroupOptions:
-    """How ranks join."""
+    """Options of joining the group."""
 
     hosts: Hosts
     port: int

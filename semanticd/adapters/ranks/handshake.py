@@ -28,7 +28,7 @@ LinkKind = Literal["steps", "blocks"]
 
 
 class Introduction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who connects: a rank, by one of its two links, both of one process (`process` is a random name of it)."""
+    """Identity of a connecting link: a rank has two links of one process, named randomly by `process`."""
 
     protocol: int
     version: str
@@ -49,13 +49,13 @@ def new_nonce() -> bytes:
 def proof(
     key: str, *, side: Literal["rank", "daemon"], nonces: tuple[bytes, bytes], who: Introduction
 ) -> bytes:
-    """Return what only those who know the key can say (32 bytes); `nonces` are the daemon's and the rank's."""
+    """Return the proof of knowing the key (32 bytes); `nonces` are the daemon's and the rank's."""
     text = b"\0".join([b"semanticd.ranks", side.encode(), *nonces, msgspec.msgpack.encode(who)])
     return hmac.digest(key.encode(), text, "sha256")
 
 
 def is_proof(given: object, expected: bytes) -> bool:
-    """Whether a proof is right, in the same time for every wrong one."""
+    """Return whether a proof is valid; takes constant time."""
     return isinstance(given, bytes) and hmac.compare_digest(given, expected)
 
 

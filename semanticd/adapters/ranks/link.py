@@ -108,7 +108,7 @@ class Link:
         return self._received.pop(0)
 
     def has_ended(self) -> bool:
-        """Whether the other side, which sends nothing at this time, is gone."""
+        """Return whether the other side, which sends nothing at this time, has disconnected."""
         try:
             poll = select.poll()
             poll.register(self._socket, select.POLLIN)
@@ -117,7 +117,7 @@ class Link:
             return True
 
     def takes_more(self) -> bool:
-        """Whether a short message can be sent without waiting for the other side."""
+        """Return whether a short message can be sent without waiting for the other side."""
         try:
             poll = select.poll()
             poll.register(self._socket, select.POLLOUT)
@@ -130,7 +130,7 @@ class Link:
         self._socket.settimeout(None)
 
     def close(self) -> None:
-        """End the connection; who waits for it wakes. Idempotent."""
+        """Close the connection and wake its waiting threads. Idempotent."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()

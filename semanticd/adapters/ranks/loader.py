@@ -32,14 +32,14 @@ class ModelText(Protocol):
     """The part of a model that is not spread."""
 
     def spread_of(self, installed: InstalledModel, *, world_size: int) -> str:
-        """Return whether so many ranks share its heads (`tensor`) or its layers (`pipeline`); reads its config only.
+        """Return whether this many ranks share its heads (`tensor`) or layers (`pipeline`); reads only its config.
 
         Raises:
             ModelLoadError: The ranks can share neither.
         """
 
     def has_experts(self, installed: InstalledModel) -> bool:
-        """Whether tokens choose experts."""
+        """Return whether the model routes tokens to experts."""
 
     def text(self, installed: InstalledModel) -> Tokenizer:
         """Read a model's tokenizer.
@@ -57,7 +57,7 @@ FollowUp = Callable[[Formation, ModelCacheSpec], Sequence[Future[Any]]]
 
 @dataclass(frozen=True, slots=True)
 class ComputedAs:
-    """How all ranks compute and store."""
+    """Compute and storage options that all ranks share."""
 
     block_tokens: int
     precision: str

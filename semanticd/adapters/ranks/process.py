@@ -59,7 +59,7 @@ class RankProcess:
             process.kill()
 
     def close(self) -> None:
-        """End the process permanently: first by its pipe, which lets it write what it has."""
+        """End the process permanently: first by closing its pipe, which lets it write pending data."""
         self._closing.set()
         process = self._process
         if process is not None and process.stdin is not None:

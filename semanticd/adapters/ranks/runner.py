@@ -85,7 +85,7 @@ class RankedRunner:
 
     @property
     def ended(self) -> str | None:
-        """Why it cannot compute any more; None: it can."""
+        """Reason why the runner cannot compute any longer; None if it can."""
         return self._formation.ended
 
     # Prefill.
