@@ -11,7 +11,7 @@ precision whatever they are stored in, so fewer bits for stored KV keep more con
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from semanticd.domain.model_cache_spec import StoragePrecision
@@ -58,6 +58,14 @@ class DeviceMemory:
     def room_bytes(self) -> int:
         """Memory limit of weights and KV together, in bytes."""
         return max(self.working_set_bytes - RESERVE_BYTES, 0)
+
+    def times(self, number: int) -> DeviceMemory:
+        """Return the memory of so many machines, as if each were like this one."""
+        return replace(
+            self,
+            total_bytes=self.total_bytes * number,
+            working_set_bytes=self.working_set_bytes * number,
+        )
 
 
 def device_memory(

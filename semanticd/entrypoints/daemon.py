@@ -401,6 +401,7 @@ class _Life:
             generate=lambda: generate_some(daemon.generate),
             device=daemon.device,
             trees=lambda: [PeerTree(one.model, one.fingerprint, one.layout) for one in daemon.shared.trees()],
+            ranks=None if daemon.ranks is None else daemon.ranks.facts,
         )
 
     async def show(self) -> SettingsInEffect:

@@ -32,11 +32,13 @@ from semanticd.adapters.models.registry import ModelRegistry
 from semanticd.adapters.peers.probe import PeerTree
 from semanticd.adapters.process import bind_listener
 from semanticd.application.ports.models import InstalledModel
+from semanticd.application.ports.ranks import RankFacts
 from semanticd.control.address import SocketPathTooLongError, socket_path_in
 from semanticd.domain.errors import SemanticError
 from semanticd.domain.memory_plan import DeviceKind, DeviceMemory, ModelFootprint, fit, packed_on_cpu
 from semanticd.domain.size_text import size
 from semanticd.entrypoints.doctor_peers import check_peers
+from semanticd.entrypoints.doctor_ranks import check_ranks, memory_of_all, why_no_generation
 from semanticd.entrypoints.findings import Finding
 from semanticd.entrypoints.model_fit import default_model_name, fixed_budget, machine_without_mlx
 from semanticd.entrypoints.offline_models import OfflineModels
@@ -69,22 +71,27 @@ class Doctor:
         generate: Generate | None,
         device: DeviceMemory,
         trees: Callable[[], Sequence[PeerTree]] = tuple,
+        ranks: Callable[[], Sequence[RankFacts]] | None = None,
     ) -> None:
         """`generate` asks the current model for a few tokens; `device` is what the models run on.
 
-        `trees` returns what is loaded, to be compared with what peers have.
+        `trees` returns what is loaded, to be compared with what peers have; `ranks` the machines that compute together.
         """
         self._settings = settings
         self._device = device
         self._generate = generate
         self._trees = trees
+        self._ranks = ranks
 
     async def run(self, generate: bool = True) -> DoctorReport:
         """Return all findings; without `generate` the engine is left alone."""
         findings = await asyncio.to_thread(lambda: list(examine(self._settings, device=self._device)))
         findings += await check_peers(self._settings, self._trees())
+        ranks = self._ranks() if self._ranks is not None else None
+        findings += await asyncio.to_thread(check_ranks, self._settings, ranks)
         if generate:
-            findings.append(await check_generation(self._generate))
+            skipped = why_no_generation(self._settings, ranks)
+            findings.append(skipped or await check_generation(self._generate))
         return report(findings)
 
 
@@ -102,8 +109,9 @@ def examine_here(*, generate: bool) -> DoctorReport:
         return report([Finding("settings", "error", error.message, advice)])
     findings = list(examine(settings))
     findings += asyncio.run(check_peers(settings, ()))
+    findings += check_ranks(settings, None)
     if generate:
-        findings.append(asyncio.run(_generation_here(settings)))
+        findings.append(why_no_generation(settings, None) or asyncio.run(_generation_here(settings)))
     return report(findings)
 
 
@@ -188,7 +196,8 @@ def check_memory(settings: Settings, device: DeviceMemory) -> Finding:
     """The device's memory against the model to serve and the cache's budget."""
     free = psutil.virtual_memory().available
     budget, (model, installed) = fixed_budget(settings), _to_serve(settings, device)
-    found = fit(device, model, budget_bytes=budget) if model is not None else None
+    everywhere = memory_of_all(settings, device)
+    found = fit(everywhere, model, budget_bytes=budget) if model is not None else None
     text = (
         f"{device.kind}: {size(device.total_bytes)}, of them {size(device.working_set_bytes)} for "
         f"weights and KV; {size(free)} of RAM free; cache budget "
@@ -205,7 +214,9 @@ def check_memory(settings: Settings, device: DeviceMemory) -> Finding:
     if model is not None and found is not None and not found.fits:
         advice = "`semanticd models fit` lists the models that fit"
         return Finding("memory", "error", f"{text}; {model.name} does not fit", advice, facts)
-    if budget is not None and budget > device.room_bytes - (model.weights_bytes if model is not None else 0):
+    if budget is not None and budget > everywhere.room_bytes - (
+        model.weights_bytes if model is not None else 0
+    ):
         advice = "weights need room too: lower SEMANTIC_MLX_CACHE_BUDGET_MB, or set it to auto"
         return Finding("memory", "warning", text, advice, facts)
     if installed is not None and (missing := installed.missing_bytes(device)):

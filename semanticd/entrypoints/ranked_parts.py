@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from semanticd import __version__
@@ -90,12 +90,7 @@ class RankedParts:
 
     def all_memory(self, device: DeviceMemory) -> DeviceMemory:
         """Return the memory of all machines, likewise."""
-        number = self.group.world_size
-        return replace(
-            device,
-            total_bytes=device.total_bytes * number,
-            working_set_bytes=device.working_set_bytes * number,
-        )
+        return device.times(self.group.world_size)
 
     def _follow_up(self, formation: Formation, spec: ModelCacheSpec) -> Sequence[Future[Any]]:
         return self.warm.follow_up(formation, spec) if self.warm is not None else ()

@@ -150,6 +150,8 @@ class TemporaryDaemon:
             agent=agent,
             trace=replace(wanted.trace, dir=None),
             server=replace(wanted.server, otlp_endpoint=None),
+            # The machine itself is examined: other machines would not join.
+            distributed=replace(wanted.distributed, hosts=None),
         )
 
     @property

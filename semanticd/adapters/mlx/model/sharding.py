@@ -19,6 +19,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import mlx.core as mx
@@ -28,6 +29,7 @@ from mlx_lm.utils import MODEL_REMAPPING
 
 from semanticd.adapters.mlx.model.decode_batch import DecodeBatch
 from semanticd.adapters.mlx.model.kv_codec import flatten
+from semanticd.adapters.mlx.model.ring_ports import RingPorts, ring_text
 from semanticd.domain.errors import ModelLoadError
 
 Spread = Literal["tensor", "pipeline"]
@@ -132,25 +134,31 @@ class Ring:
 
     @classmethod
     def form(cls, *, rank: int, ring: Sequence[Sequence[str]], limit_s: float, mode: Spread) -> Ring:
-        """Connect to the neighbours; once in a process, which ends where that takes longer.
+        """Connect to the neighbours; once in a process, which ends where MLX takes longer.
 
         Raises:
-            ModelLoadError: The other ranks cannot be reached.
+            ModelLoadError: The other ranks cannot be reached; the message has their addresses.
         """
         if len(ring) == 1:
             return cls(None, 0, 1, mode)
-        with tempfile.NamedTemporaryFile("w", suffix=".json", prefix="semanticd-ring-") as file:
+        RingPorts(rank=rank, ring=ring, limit_s=limit_s).check()
+        with (
+            tempfile.NamedTemporaryFile("w", suffix=".json", prefix="semanticd-ring-") as file,
+            Path(os.devnull).open("w") as nowhere,
+        ):
             json.dump([list(addresses) for addresses in ring], file)
             file.flush()
             os.environ.update(MLX_RANK=str(rank), MLX_HOSTFILE=file.name)
             # MLX waits for its neighbours with Python's lock held: no thread of ours could end the process.
-            faulthandler.dump_traceback_later(limit_s, exit=True)
+            faulthandler.dump_traceback_later(limit_s, exit=True, file=nowhere)
             try:
                 group = mx.distributed.init(strict=True, backend="ring")
                 # Connected is who has got something through.
                 mx.eval(mx.distributed.all_sum(mx.ones((1,)), group=group))
             except (RuntimeError, ValueError) as error:
-                raise ModelLoadError(f"rank {rank} cannot connect to the others: {error}") from error
+                raise ModelLoadError(
+                    f"rank {rank} cannot connect to the others: {error} ({ring_text(ring)})"
+                ) from error
             finally:
                 faulthandler.cancel_dump_traceback_later()
         return cls(group, rank, len(ring), mode)
