@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from semanticd.adapters.config import Settings
 from semanticd.adapters.ranks.hosts import Hosts, read_hosts
@@ -25,12 +27,19 @@ def check_ranks(settings: Settings, facts: Sequence[RankFacts] | None) -> list[F
         return []
     if facts is None:
         return [_hostfile(settings)]
-    joined = [one for one in facts if one.state != "missing"]
-    found = [_missing(settings, one, first=facts[0].address) for one in facts if one.state == "missing"]
-    if joined and found:
-        found.insert(0, Finding("ranks", "ok", f"joined: {_named(joined)}"))
-    elif not found:
-        found.append(_all_joined(facts))
+    missing = [one for one in facts if one.state == "missing"]
+    if not missing:
+        return [_all_joined(facts)]
+    found = []
+    if joined := [one for one in facts if one.state != "missing"]:
+        found.append(Finding("ranks", "ok", f"joined: {_named(joined)}"))
+    reasons = Counter(one.last_failure for one in missing if one.last_failure)
+    shared = [reason for reason, number in reasons.items() if number > 1]
+    # A formation's end is the failure of all its ranks.
+    found += [Finding("ranks", "error", f"lost: {reason}", "see `semanticd logs`") for reason in shared]
+    for one in missing:
+        own = replace(one, last_failure=None) if one.last_failure in shared else one
+        found.append(_missing(settings, own, first=facts[0].address))
     return found
 
 

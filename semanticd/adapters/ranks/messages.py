@@ -50,7 +50,7 @@ class RankMessages:
 
     def say(self, text: str) -> None:
         """Report anything else."""
-        self._tell(f"semanticd: rank {self._rank}: {text}")
+        self._tell(f"semanticd: rank {self._rank}: {text.removeprefix(f'rank {self._rank} ')}")
 
 
 def reason_of(error: OSError) -> str:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
-from semanticd.adapters.ranks.formation import Formation
+from semanticd.adapters.ranks.formation import Formation, Member
 from semanticd.adapters.ranks.runner import COPIED, READ, mark, marked
 from semanticd.adapters.ranks.wire import block_out
 from semanticd.application.ports.telemetry import Log
@@ -67,6 +67,8 @@ class RankedWarmStore:
         self._formation = formation
         self._log = log
         self._reads = itertools.count(1)
+        self._refusals: dict[int, str] = {}
+        """By rank: why it did not write the last blocks it was sent."""
 
     # What the index answers.
 
@@ -173,16 +175,21 @@ class RankedWarmStore:
             result.set_result(WriteResult(0, 0, len(names), 0, "the machines lost their connection", names))
             return result
         sent = [block_out(record, handles[record.block.block_hash]) for record in stripped]
-        asked = [formation.ask(member, "write", sent) for member in formation.members[1:]]
-        _Sum(asked, partial(self._write_own, stripped, asked, result))
+        workers = formation.members[1:]
+        asked = [formation.ask(member, "write", sent) for member in workers]
+        answers = tuple(zip(workers, asked, strict=True))
+        _Sum(asked, partial(self._write_own, stripped, answers, result))
         return result
 
     def _write_own(
-        self, records: Sequence[BlockRecord], asked: Sequence[Future[Any]], result: Future[WriteResult]
+        self,
+        records: Sequence[BlockRecord],
+        answers: Sequence[tuple[Member, Future[Any]]],
+        result: Future[WriteResult],
     ) -> None:
         refused: set[BlockHash] = set()
         reason = ""
-        for future in asked:
+        for member, future in answers:
             if future.exception() is not None:
                 refused.update(record.block.block_hash for record in records)
                 reason = "the machines lost their connection"
@@ -190,6 +197,7 @@ class RankedWarmStore:
                 names, why = future.result()
                 refused.update(BlockHash(name) for name in names)
                 reason = reason or why
+                self._report_refusal(member, num_blocks=len(names), reason=why)
         taken = [record for record in records if record.block.block_hash not in refused]
         own = self._own.write(taken)
 
@@ -205,6 +213,21 @@ class RankedWarmStore:
             )
 
         own.add_done_callback(done)
+
+    def _report_refusal(self, member: Member, *, num_blocks: int, reason: str) -> None:
+        """Log that a worker did not write blocks, once for each reason; one that writes again may do so anew."""
+        known = self._refusals.get(member.rank, "")
+        self._refusals[member.rank] = reason if num_blocks else ""
+        if num_blocks and reason != known:
+            self._log.warning(
+                "rank_did_not_write",
+                rank=member.rank,
+                address=member.address,
+                number=num_blocks,
+                reason=reason,
+                remedy="no machine keeps blocks that one of them did not write: make room on its disk or raise "
+                "SEMANTIC_AGENT_CACHE_MAX_GB there",
+            )
 
     def touch(self, hashes: Sequence[BlockHash]) -> None:
         """See `WarmStore`."""

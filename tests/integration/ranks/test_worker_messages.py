@@ -100,6 +100,28 @@ def test_a_worker_says_why_it_cannot_join_once_and_when_it_has_joined_and_lost_t
     assert command.printed("rank 1").count("lost its connection") == 1
 
 
+def test_a_cache_folder_that_cannot_be_used_is_named_once_and_tried_again(command: WorkerCommand) -> None:
+    blocking = command.home / "cache" / "rank-1"
+    blocking.parent.mkdir()
+    blocking.touch()
+    group = command.daemon()
+    group.start()
+    try:
+        command.start(f"127.0.0.1:{command.port}")
+        unusable = "cannot use the cache folder"
+        command.printed(unusable)
+        two_attempts_later = time.monotonic() + 2.5
+        while time.monotonic() < two_attempts_later:
+            assert command.output.read_text().count(unusable) == 1
+            time.sleep(0.05)
+        blocking.unlink()
+        output = command.printed("has joined the daemon")
+        assert output.count(unusable) == 1
+        assert "trying again every 1 s" in output
+    finally:
+        group.close()
+
+
 @pytest.mark.parametrize("address", ["http://127.0.0.1:18710", "/tmp/hosts.json", "0.0.0.0"])
 def test_an_address_that_is_none_is_refused_at_once(address: str, command: WorkerCommand) -> None:
     assert command.start(address).wait(300) == 2

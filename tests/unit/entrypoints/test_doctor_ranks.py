@@ -47,6 +47,15 @@ def test_a_missing_rank_is_an_error_with_the_command_to_run_there(tmp_path: Path
     assert "its key is not the daemon's" in second.message
 
 
+def test_what_all_ranks_were_lost_by_is_said_once(tmp_path: Path) -> None:
+    why = "rank 1 (10.0.0.2): the connection was closed"
+    lost, *missing = check_ranks(settings(tmp_path), [rank(number, "missing", why) for number in range(3)])
+    assert (lost.state, lost.message) == ("error", f"lost: {why}")
+    assert [one.message for one in missing] == [
+        f"rank {number} (10.0.0.{number + 1}) has not joined" for number in range(3)
+    ]
+
+
 def test_rank_0_is_started_by_the_daemon(tmp_path: Path) -> None:
     _, found = check_ranks(settings(tmp_path), [rank(0, "missing"), rank(1, "joined")])
     assert "semanticd logs" in found.advice

@@ -56,6 +56,16 @@ def test_joining_and_the_loss_of_the_connection_are_reported_with_the_address() 
     ]
 
 
+def test_a_message_that_begins_with_the_rank_names_it_once() -> None:
+    told, lines = messages()
+    told.say("rank 1 has another model under this name")
+    told.say("rank 2 is away")
+    assert lines == [
+        "semanticd: rank 1: has another model under this name",
+        "semanticd: rank 1: rank 2 is away",
+    ]
+
+
 def test_the_daemons_own_rank_leaves_the_loss_to_the_daemons_log() -> None:
     told, lines = messages(0)
     told.lost("the connection was closed")
