@@ -69,7 +69,12 @@ class PrefixMatching:
         self._refuse_what_never_fits(running)
         if not self._scheduler.others_run(running.sequence_id):
             # No other sequence will make room by ending: what leaves none for the running cache is read into it later.
+            whole = running.match
             running.match, running.beyond = self._fitting_part(running)
+            if running.match is not whole and self._agents.let_pin_go(running.sequence.agent_id):
+                # Its own pin takes the room that its blocks are read through; it is pinned again behind its turn.
+                running.match = whole
+                running.match, running.beyond = self._fitting_part(running)
         if not self._lookup.is_worth(running, self._compute_s(running, running.from_peers.values())):
             running.offered = None
             return self.find(running)

@@ -125,8 +125,8 @@ def prune(*, size: int, dry_run: bool, as_json: bool) -> None:
 def clear(*, yes: bool, as_json: bool) -> None:
     """Drop all cached blocks in RAM and on disk; agents stay.
 
-    Blocks of running requests are kept. Each agent's next turn computes its prompt again. If the disk refuses, the
-    command fails, and nothing leaves RAM.
+    Running requests continue; blocks in RAM that they use are kept until they end. Each agent's next turn computes its
+    prompt again. If the disk refuses, the command fails, and nothing leaves RAM.
     """
     if not yes:
         if not sys.stdin.isatty():

@@ -426,4 +426,5 @@ def test_a_pinned_agent_whose_blocks_are_on_disk_is_answered_where_they_do_not_f
     with EngineRig(warm=warm, archive=archive, budget_bytes=BYTES_PER_TOKEN * (512 + 200)) as rig:
         answer = rig.ask(ids, agent="pinned").answer()
         assert answer.text == truth(ids)
-        assert 100 <= answer.cache.restored_warm_tokens <= 200
+        # Its own pin makes way: what does not fit into the pool is read into the running cache.
+        assert answer.cache.restored_warm_tokens == 399

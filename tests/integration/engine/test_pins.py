@@ -87,6 +87,23 @@ def test_a_pin_that_is_set_while_answers_run_cuts_none_short(
         assert kept >= (PINNED_TOKENS - 16 if has_disk else 0), "what made way is read again"
 
 
+@pytest.mark.parametrize("hot_tokens", [0, 400, 900])
+def test_the_next_turn_of_a_pinned_agent_reads_its_blocks(hot_tokens: int) -> None:
+    """Its conversation and its pin do not fit together: the pin takes the room that its blocks are read through."""
+    with EngineRig(budget_bytes=BUDGET) as rig:
+        ids = prompt(1300)
+        rig.ask(ids, agent="pinned").answer()
+        rig.idle()
+        rig.on_engine(lambda: rig.store.make_room(BUDGET - hot_tokens * BYTES_PER_TOKEN))
+        pin(rig)
+        for _ in range(3):
+            answer = rig.ask(ids, agent="pinned").answer()
+            assert answer.text == TOKENS.decode(continuation(ids, 8))
+            assert answer.cache.reused_hot_tokens + answer.cache.restored_warm_tokens >= 1300 - 32
+            rig.idle()
+            assert rig.tables.is_pinned(AgentId("pinned"))
+
+
 def test_pinned_blocks_leave_only_as_far_as_the_answer_needs_their_room() -> None:
     with EngineRig(budget_bytes=BUDGET) as rig:
         rig.ask(prompt(PINNED_TOKENS), agent="pinned").answer()
