@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.tiny_families import FAMILIES, write_tiny_family
+from tests.fakes.tiny_folder import write_tiny_model
 from tests.fakes.whole_daemon import WholeDaemon
 
 pytestmark = pytest.mark.timeout(600)
@@ -138,6 +139,21 @@ async def call_and_result(daemon: WholeDaemon) -> tuple[Reply, list[Message]]:
     assert arguments["at"] in ("sky", "sea")
     made = {"role": "assistant", "content": None, "tool_calls": [call]}
     return called, [SYSTEM, ASK, made, {**RESULT, "tool_call_id": call["id"]}]
+
+
+async def test_a_required_call_is_whole_where_a_string_of_it_has_the_end_marker(
+    tmp_path: Path,
+) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    said = {"at": "a </tool_call>; b is "}
+    schema = {"type": "object", "properties": {"at": {"enum": [said["at"]]}}, "required": ["at"]}
+    tool = {"type": "function", "function": {"name": "look", "parameters": schema}}
+    async with WholeDaemon(tmp_path, model=model) as daemon:
+        called = await ask(daemon, ASK, tools=[tool], tool_choice="required", max_tokens=200)
+    assert called.finish == "tool_calls"
+    assert not called.message["content"]
+    [call] = called.message["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == said
 
 
 async def test_recommended_sampling_fills_what_a_request_leaves_open(

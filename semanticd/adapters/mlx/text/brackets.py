@@ -6,11 +6,17 @@ from __future__ import annotations
 class BracketEnd:
     """Counts brackets outside of strings; which kinds close which is left to a parser."""
 
-    def __init__(self, quotes: str) -> None:
+    def __init__(self, quotes: str, *, depth: int = 0) -> None:
+        """Begin inside of `depth` brackets; `quotes` are the characters that begin and end strings."""
         self._quotes = quotes
-        self._depth = 0
+        self._depth = depth
         self._quote = ""
         self._escaped = False
+
+    @property
+    def in_string(self) -> bool:
+        """Whether the next character stands inside of a string."""
+        return bool(self._quote)
 
     def feed(self, text: str) -> int | None:
         """Return where in this text the first bracket is closed (the index after it); None: not yet."""

@@ -5,7 +5,8 @@
 <|start|>assistant<|channel|>final<|message|>It rains.                                         text
 <|start|>assistant<|channel|>commentary to=functions.look <|constrain|>json<|message|>{"at":…} a call
 ```
-The prompt ends after `<|start|>assistant`, so an answer begins inside a header. The format: OpenAI, harmony cookbook.
+The prompt ends after `<|start|>assistant`, so an answer begins inside a header. A marker inside of a string of a call
+does not end it (`call_strings`). The format: OpenAI, harmony cookbook.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from semanticd.adapters.mlx.text.call_strings import CallStrings, HeldText
 from semanticd.adapters.mlx.text.json_call import JsonObjectReader
 from semanticd.domain.generation import (
     GenerationEvent,
@@ -58,6 +60,10 @@ class HarmonyParser:
         self._header = ""
         self._buffer = ""
         self._arguments = JsonObjectReader()
+        self._strings = CallStrings(leading=True)
+        """What was read of the last call's arguments, `_held` included."""
+        self._held: HeldText | None = None
+        """What follows a marker inside of a string."""
         self._written = ""
         """What was written as the arguments of the last call."""
         self._num_calls = self._num_broken = 0
@@ -72,25 +78,54 @@ class HarmonyParser:
         """Take more text; return the events it completes."""
         self._buffer += text
         events: list[GenerationEvent] = []
-        while match := _MARKER.search(self._buffer):
-            before, self._buffer = self._buffer[: match.start()], self._buffer[match.end() :]
-            self._take(before, events)
-            self._mark(match.group(), events)
-        keep = _possible_marker(self._buffer)
-        ready, self._buffer = (
-            self._buffer[: len(self._buffer) - keep],
-            self._buffer[len(self._buffer) - keep :],
-        )
-        self._take(ready, events)
+        while self._advance(events):
+            pass
         return events
 
     def finish(self, *, cut: bool = False) -> list[GenerationEvent]:
         """Take the end of the text; a call that is `cut` was passed on as far as it came."""
         events: list[GenerationEvent] = []
+        while (held := self._held) is not None:
+            self._buffer, self._held = held.text + self._buffer, None
+            if cut:
+                break
+            self._strings.drop()
+            while self._advance(events):
+                pass
         rest, self._buffer = self._buffer, ""
         self._take(rest, events)
         self._end(events, cut=cut)
         return events
+
+    def _advance(self, events: list[GenerationEvent]) -> bool:
+        """Handle the buffer up to the next marker, or what is held; False when more text is needed."""
+        if self._held is not None:
+            return self._advance_held(self._held, events)
+        match = _MARKER.search(self._buffer)
+        at = match.start() if match is not None else len(self._buffer) - _possible_marker(self._buffer)
+        text, self._buffer = self._buffer[:at], self._buffer[at:]
+        if self._kind == "call":
+            self._strings.feed(text)
+        self._take(text, events)
+        if match is None:
+            return False
+        if self._kind == "call" and self._strings.inside:
+            self._held = HeldText(self._strings)
+            return True
+        self._buffer = self._buffer[len(match[0]) :]
+        self._mark(match[0], events)
+        return True
+
+    def _advance_held(self, held: HeldText, events: list[GenerationEvent]) -> bool:
+        self._buffer, in_string = held.feed(self._buffer)
+        if in_string is None:
+            return False
+        self._held = None
+        if in_string:
+            self._take(held.text, events)
+        else:
+            self._buffer = held.text + self._buffer
+        return True
 
     def _take(self, text: str, events: list[GenerationEvent]) -> None:
         if not text:
@@ -106,6 +141,8 @@ class HarmonyParser:
             events.append(ThinkingDelta(text, self._choice))
         elif self._kind == "call":
             taken, _ = self._arguments.feed(text)
+            if self._arguments.complete or self._arguments.broken:
+                self._strings.drop()
             self._written += text
             if taken:
                 events.append(ToolCallDelta(self._num_calls - 1, taken, self._choice))
@@ -132,6 +169,7 @@ class HarmonyParser:
         recipient = _RECIPIENT.search(header)
         if recipient is not None and recipient.group(1) in self._names:
             self._kind, self._arguments, self._written = "call", JsonObjectReader(), ""
+            self._strings = CallStrings(leading=True)
             events.append(ToolCallStarted(self._num_calls, self._new_id(), recipient.group(1), self._choice))
             self._num_calls += 1
         elif "analysis" in header and recipient is None:

@@ -17,6 +17,8 @@ _SPACE = " \t\n\r"
 _CLOSING = _SPACE + ",;}]"
 _NUMBER_SO_FAR = re.compile(r"-?(?:(?:0|[1-9]\d*)(?:\.\d*)?(?:(?<=\d)[eE][+-]?\d*)?)?\Z", re.ASCII)
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?\Z", re.ASCII)
+_PLAIN = re.compile(r'[^"\\\x00-\x1f]+')
+"""What stands in a string as it is."""
 _LITERALS = ("true", "false", "null")
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}
 
@@ -70,12 +72,16 @@ class JsonCallReader:
         """Whether the last call's arguments were read to their end."""
         self.rest = ""
         """What came after the last arguments ended or broke, or without any; nothing of it was handed on."""
-        self.begun = ""
-        """What was written of the last call, from its head to the end of its arguments or where they break."""
+        self._begun: list[str] = []
         self._head = head
         self._pattern = head.first
         self._seen: str | None = ""
         self._object: JsonObjectReader | None = None
+
+    @property
+    def begun(self) -> str:
+        """What was written of the last call, from its head to the end of its arguments or where they break."""
+        return "".join(self._begun)
 
     @property
     def left(self) -> str:
@@ -97,7 +103,7 @@ class JsonCallReader:
                 continue
             before = text
             taken, text = self._object.feed(before)
-            self.begun += before[: len(before) - len(text)]
+            self._begun.append(before[: len(before) - len(text)])
             if taken:
                 pieces.append(("arguments", taken))
             if self._object.complete or self._object.broken:
@@ -124,7 +130,7 @@ class JsonCallReader:
         groups = match.groupdict()
         name = groups.get("name") or _decoded(groups.get("quoted") or "")
         head = match if self._pattern is self._head.first else self._head.anywhere.search(self._seen)
-        self.begun = self._seen[(head or match).start() : match.end()]
+        self._begun = [self._seen[(head or match).start() : match.end()]]
         after, self._seen = self._seen[match.end() :], None
         return (name, after) if name is not None else (None, "")
 
@@ -140,18 +146,29 @@ class JsonObjectReader:
         self._scalar = ""
         self._escape = ""
 
+    @property
+    def in_string(self) -> bool:
+        """Whether the next character stands inside of a string."""
+        return self._expected in ("string", "key string") and not self.broken
+
+    @property
+    def depth(self) -> int:
+        """How many objects and lists are open."""
+        return len(self._stack)
+
     def feed(self, text: str) -> tuple[str, str]:
         """Return the object's text, and the text after its end or after the point where it breaks."""
         taken: list[str] = []
-        for index, character in enumerate(text):
-            if self.complete or self.broken:
-                return "".join(taken), text[index:]
-            accepted = self._accept(character)
-            if accepted is None:
+        at = 0
+        while at < len(text) and not self.complete:
+            plain = _PLAIN.match(text, at) if self.in_string and not self._escape else None
+            accepted = plain[0] if plain is not None else self._accept(text[at])
+            if self.broken or accepted is None:
                 self.broken = True
-                return "".join(taken), text[index:]
+                break
             taken.append(accepted)
-        return "".join(taken), ""
+            at += len(plain[0]) if plain is not None else 1
+        return "".join(taken), text[at:]
 
     def _accept(self, character: str) -> str | None:
         """Return the character as it is written in JSON, or None when it cannot come here."""

@@ -2,7 +2,8 @@
 
 Text is passed on as soon as it cannot be the beginning of a marker or of a bare call. A call whose arguments are JSON
 is streamed: its name as soon as it is known, its arguments piece by piece; calls in other forms (XML, Python) are
-parsed whole by the form's parser. The forms are those of the model's family (`tool_families`).
+parsed whole by the form's parser. The forms are those of the model's family (`tool_families`). A marker inside of a
+string of a call does not end it (`call_strings`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Literal
 
 from semanticd.adapters.mlx.text.brackets import BracketEnd
 from semanticd.adapters.mlx.text.call_guard import LOOKED_AT, could_call
+from semanticd.adapters.mlx.text.call_strings import CallStrings, HeldText
 from semanticd.adapters.mlx.text.element_call import ElementCallReader
 from semanticd.adapters.mlx.text.json_call import JSON_HEAD, JsonCallReader, Piece
 from semanticd.adapters.mlx.text.tool_families import CallForm, Parse
@@ -66,6 +68,10 @@ class _Block:
     """The offered tool that it certainly calls first; until then a guarded block hands nothing on."""
     reader: JsonCallReader | ElementCallReader | None = None
     brackets: BracketEnd | None = None
+    strings: CallStrings = field(default_factory=CallStrings)
+    """What was read of a block that a marker ends, `held` included."""
+    held: HeldText | None = None
+    """What follows a marker inside of a string."""
     head: str = ""
     """What a guard looks at."""
     parts: list[str] = field(default_factory=list)
@@ -124,6 +130,14 @@ class MlxOutputParser:
         """Process the end of the text; a call that the token limit `cut` is kept incomplete, not emitted as text."""
         events: list[GenerationEvent] = []
         while (block := self._block) is not None:
+            if block.held is not None:
+                self._buffer, block.held = block.held.text + self._buffer, None
+                if not cut:
+                    # The value never became whole: the marker was one, and what follows it is text.
+                    block.strings.drop()
+                    while self._advance(events):
+                        pass
+                    continue
             rest, self._buffer = self._buffer, ""
             if self._take(block, rest, events):
                 if cut and (_is_begun(block) or not self._parsed(block)):
@@ -151,6 +165,8 @@ class MlxOutputParser:
         if block is not None:
             if block.brackets is not None:
                 return self._advance_bare(block, block.brackets, events)
+            if block.held is not None:
+                return self._advance_held(block, block.held, events)
             return self._advance_block(block, events)
         if self._state == "text" and self._leads and self._bare:
             begun = self._begin_bare(events)
@@ -204,6 +220,8 @@ class MlxOutputParser:
             self._block.reader = ElementCallReader(form.elements, parse=form.parse, tools=self._tools)
         elif form.head is not None:
             self._block.reader = JsonCallReader(form.head)
+        # Elsewhere than in JSON, quotes stand in text.
+        self._block.strings = CallStrings(leading=form.head is JSON_HEAD)
         if form.bare:
             self._block.brackets = BracketEnd('"' if form.guard == "json" else "\"'")
 
@@ -236,20 +254,37 @@ class MlxOutputParser:
 
     def _advance_block(self, block: _Block, events: list[GenerationEvent]) -> bool:
         end = block.form.end
-        at = self._buffer.find(end) if end else -1
-        if not end or at < 0:
-            keep = _overlap(self._buffer, end) if end else 0
-            text, self._buffer = _split(self._buffer, len(self._buffer) - keep)
+        if not end:
+            text, self._buffer = self._buffer, ""
             return not self._take(block, text, events)
-        text, rest = self._buffer[:at], self._buffer[at + len(end) :]
-        self._buffer = end + rest
+        at = self._buffer.find(end)
+        text, rest = _split(self._buffer, len(self._buffer) - _overlap(self._buffer, end) if at < 0 else at)
+        self._buffer = rest
+        block.strings.feed(text)
         if not self._take(block, text, events):
             return True
-        self._buffer = rest
+        if at < 0:
+            return False
+        if block.strings.inside:
+            block.held = HeldText(block.strings)
+            return True
+        self._buffer = rest[len(end) :]
         if end == _FENCE and not block.raw.rstrip(" ").endswith(_BEFORE_FENCE):
+            block.strings.feed(end)
             self._take(block, end, events)
         else:
             self._end_block(block, end, events)
+        return True
+
+    def _advance_held(self, block: _Block, held: HeldText, events: list[GenerationEvent]) -> bool:
+        self._buffer, in_string = held.feed(self._buffer)
+        if in_string is None:
+            return False
+        block.held = None
+        if in_string:
+            self._take(block, held.text, events)
+        else:
+            self._buffer = held.text + self._buffer
         return True
 
     def _take(self, block: _Block, text: str, events: list[GenerationEvent]) -> bool:
