@@ -15,6 +15,8 @@ from semanticd.domain.limits import Limits
 
 _BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 _FOLDED_LINE = re.compile(rb"\n[ \t]")
+_TOO_LONG_FOR_OTHERS = 2**63
+"""From this size on, a reader that counts in 64 bits takes another number for it."""
 
 
 class RefusedRequestError(h11.RemoteProtocolError):
@@ -45,6 +47,10 @@ class StrictConnection(h11.Connection):
             self._check_chunks(event)
         elif isinstance(event, h11.EndOfMessage) and event.headers:
             raise RefusedRequestError("headers after the body are not accepted")
+        # h11 has no event for a chunk's size alone, and takes off it what it has read; other bodies have no chunks.
+        read = len(event.data) if isinstance(event, h11.Data) else 0
+        if getattr(self._reader, "_bytes_in_chunk", 0) + read >= _TOO_LONG_FOR_OTHERS:
+            raise RefusedRequestError("the size of a chunk does not fit into 64 bits")
         return event
 
     def _check_chunks(self, data: h11.Data) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 
 import pytest
 
+from tests.fakes.generator import ScriptedGenerator
 from tests.integration.http.test_connections import CHAT, GET, Server, all_of, server, status_of, until
 
 LENGTH = str(len(CHAT)).encode()
@@ -62,6 +64,10 @@ AMBIGUOUS = {
     "a chunk's size with an underscore": post(b"Transfer-Encoding: chunked", body=b"0_" + CHUNKED),
     "a chunk's size with 0x": post(b"Transfer-Encoding: chunked", body=b"0x" + CHUNKED),
     "a chunk's size of 21 digits": post(b"Transfer-Encoding: chunked", body=b"0" * 21 + CHUNKED),
+    "a chunk's size of 64 bits and its sign": post(
+        b"Transfer-Encoding: chunked", body=b"8000000000000000\r\n" + CHAT
+    ),
+    "a chunk's size of 65 bits": post(b"Transfer-Encoding: chunked", body=b"10000000000000053\r\n" + CHAT),
     "a line feed in a chunk's extension": post(
         b"Transfer-Encoding: chunked", body=b"%x;\n%b\r\n0\r\n\r\n" % (len(CHAT), CHAT)
     ),
@@ -190,3 +196,58 @@ def test_chunks_cut_off_after_an_early_answer_get_no_second_one() -> None:
         client.sendall(b"zz\r\n" + GET)
         assert b"HTTP/1.1 " not in all_of(client)
         assert running.reasons() == {"invalid"}
+
+
+def test_a_chunk_too_long_for_64_bits_is_refused_before_any_of_it_comes() -> None:
+    with server() as running:
+        sent = post(b"Transfer-Encoding: chunked", body=b"10000000000000000\r\n")
+        with running.connect(sent) as client:
+            assert status_of(client) == 400
+        assert running.reasons() == {"invalid"}
+
+
+ASKING = b"Expect: 100-continue"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        post(ASKING, b"Content-Length: 99999999999", body=b""),
+        post(ASKING, b"Content-Length: 99999999999", body=b"", path=b"/v1/messages"),
+        post(b"expect: 100-Continue", b"content-length: 99999999999", body=b"", path=b"/v1/responses"),
+    ],
+)
+def test_a_body_that_is_too_long_is_refused_before_it_is_asked_for(sent: bytes) -> None:
+    with server() as running, running.connect(sent) as client:
+        assert status_of(client) == 413
+        until(lambda: running.generator.num_active == 0)
+
+
+@pytest.mark.parametrize(
+    ("header", "body"),
+    [(TWICE, CHAT), (b"Transfer-Encoding: chunked", CHUNKED)],
+    ids=["with a length", "in chunks"],
+)
+def test_a_body_that_may_come_is_asked_for_once(header: bytes, body: bytes) -> None:
+    with server() as running, running.connect(post(ASKING, header, b"Connection: close", body=b"")) as client:
+        assert status_of(client) == 100
+        client.sendall(body)
+        answer = all_of(client)
+        assert answer.startswith(b"HTTP/1.1 200 "), answer
+        assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_a_body_that_was_asked_for_and_does_not_come_is_answered_with_408() -> None:
+    with server(body_timeout_s=0.2) as running, running.connect(post(ASKING, TWICE, body=b"")) as client:
+        assert status_of(client) == 100
+        assert status_of(client) == 408
+
+
+def test_a_client_that_was_not_asked_for_a_body_and_leaves_its_answer_is_noticed() -> None:
+    gate = asyncio.Event()
+    generator = ScriptedGenerator(["hi", gate])
+    with server(generator) as running:
+        with running.connect(post(ASKING, TWICE, body=CHAT)) as client:
+            assert client.recv(1) == b"H"
+            until(lambda: generator.num_active == 1)
+        until(lambda: generator.num_active == 0)

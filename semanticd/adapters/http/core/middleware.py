@@ -34,6 +34,8 @@ AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 _ECHOABLE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _MAX_UNREAD_PARTS = 8
+_NOTHING_YET: AsgiMessage = {"type": "http.request", "body": b"", "more_body": True}
+"""What Falcon gets first, instead of waiting, where the client waits for it."""
 _OK = 200
 _CLIENT_ERROR = 400
 _SERVER_ERROR = 500
@@ -194,20 +196,20 @@ class RequestContextWrapper:
         if early is not None:
             await answer.plain(early.status, early.headers, early.body)
             return
-        try:
-            first = await within(self._body_timeout_s, receive())
-        except (asyncio.TimeoutError, TimeoutError):
-            # Falcon waits for the first part of a body without a limit.
-            late = SlowBodyError(f"the body did not begin within {self._body_timeout_s:g} seconds")
-            await answer.fail(late, scope)
-            return
-        if first["type"] == "http.disconnect":
-            self._note_left(exchange)
-            return
-        inbox: asyncio.Queue[AsgiMessage] = asyncio.Queue(_MAX_UNREAD_PARTS)
-        inbox.put_nowait(first)
-        work = asyncio.ensure_future(self._app(scope, inbox.get, answer.send))
-        watch = asyncio.create_task(_watch(receive, inbox, work))
+        if _waits_to_be_asked(scope):
+            # What its head refuses (it is too long, say) is answered before the client is asked for a byte of it.
+            inbox = _Inbox(_NOTHING_YET, is_asked=False)
+            send: Send = inbox.asking_with(answer.send)
+        else:
+            first = await self._first_part(receive, answer, scope)
+            if first is None:
+                return
+            if first["type"] == "http.disconnect":
+                self._note_left(exchange)
+                return
+            inbox, send = _Inbox(first, is_asked=True), answer.send
+        work = asyncio.ensure_future(self._app(scope, inbox.get, send))
+        watch = asyncio.create_task(inbox.fill(receive, work))
         try:
             await work
         except asyncio.CancelledError:
@@ -220,6 +222,16 @@ class RequestContextWrapper:
             work.cancel()
             await asyncio.gather(watch, work, return_exceptions=True)
 
+    async def _first_part(self, receive: Receive, answer: _Answer, scope: Scope) -> AsgiMessage | None:
+        """Return the client's first message; None, and an error for the client, if none comes in time."""
+        try:
+            return await within(self._body_timeout_s, receive())
+        except (asyncio.TimeoutError, TimeoutError):
+            # Falcon waits for the first part of a body without a limit.
+            late = SlowBodyError(f"the body did not begin within {self._body_timeout_s:g} seconds")
+            await answer.fail(late, scope)
+            return None
+
     def _note_left(self, exchange: RequestContext) -> None:
         self._services.log.info("http_client_left", request_id=exchange.request_id, path=exchange.path)
         self._services.metrics.count("http_clients_left_total")
@@ -230,14 +242,46 @@ def _log_fields(exchange: RequestContext) -> dict[str, str]:
     return ids if exchange.span is None else {**ids, "trace_id": exchange.span.trace_id}
 
 
-async def _watch(receive: Receive, inbox: asyncio.Queue[AsgiMessage], work: asyncio.Future[None]) -> None:
-    """Pass the body on, and cancel the work when the client leaves."""
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            work.cancel()
-            return
-        await inbox.put(message)
+def _waits_to_be_asked(scope: Scope) -> bool:
+    """Whether the client sends its body only after "100 Continue", which uvicorn sends when the body is first read."""
+    return (header(scope, b"expect") or "").lower() == "100-continue"
+
+
+class _Inbox:
+    """The client's messages on their way to the app; for one request."""
+
+    def __init__(self, first: AsgiMessage, *, is_asked: bool) -> None:
+        """Begin with a message; nothing is read from a client that is not asked yet."""
+        self._parts: asyncio.Queue[AsgiMessage] = asyncio.Queue(_MAX_UNREAD_PARTS)
+        self._parts.put_nowait(first)
+        self._asked = asyncio.Event()
+        if is_asked:
+            self._asked.set()
+
+    async def get(self) -> AsgiMessage:
+        """Return the next message; the client is asked for it."""
+        if self._parts.empty():
+            self._asked.set()
+        return await self._parts.get()
+
+    def asking_with(self, send: Send) -> Send:
+        """Return a `send` that also reads from the client once its answer has begun, to see whether it leaves."""
+
+        async def asking(message: AsgiMessage) -> None:
+            await send(message)
+            self._asked.set()
+
+        return asking
+
+    async def fill(self, receive: Receive, work: asyncio.Future[None]) -> None:
+        """Take in what the client sends, and cancel the work when it leaves."""
+        await self._asked.wait()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                work.cancel()
+                return
+            await self._parts.put(message)
 
 
 class _Answer:
