@@ -110,10 +110,9 @@ def test_a_cache_folder_that_cannot_be_used_is_named_once_and_tried_again(comman
         command.start(f"127.0.0.1:{command.port}")
         unusable = "cannot use the cache folder"
         command.printed(unusable)
-        two_attempts_later = time.monotonic() + 2.5
-        while time.monotonic() < two_attempts_later:
-            assert command.output.read_text().count(unusable) == 1
-            time.sleep(0.05)
+        # Two attempts later it still stands there once.
+        time.sleep(2.5)
+        assert command.output.read_text().count(unusable) == 1
         blocking.unlink()
         output = command.printed("has joined the daemon")
         assert output.count(unusable) == 1
