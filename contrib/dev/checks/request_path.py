@@ -150,12 +150,18 @@ def traced(model: Path | None) -> list[list[str]]:
             answer = ask(daemon, said)
             said += [{"role": "assistant", "content": answer}, {"role": "user", "content": "And a set?"}]
             daemon.wait_until_written()
-            (home / "flag").write_bytes(b"\1")
+            set_flag(home, b"\1")
             ask(daemon, said)
-            (home / "flag").write_bytes(b"\0")
+            set_flag(home, b"\0")
         finally:
             daemon.stop()
         return [line.split("\t") for line in (home / "calls").read_text().splitlines()]
+
+
+def set_flag(folder: Path, value: bytes) -> None:
+    """Set the byte that the daemon has mapped; it would end with SIGBUS at a read while the file is empty."""
+    with (folder / "flag").open("r+b") as file:
+        file.write(value)
 
 
 def ask(daemon: Any, messages: list[dict[str, str]]) -> str:
