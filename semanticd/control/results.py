@@ -238,6 +238,8 @@ class StatusResult:
     peers: tuple[PeerFacts, ...] = ()
     ranks: tuple[RankFacts, ...] = ()
     """None where one machine computes alone."""
+    model_away: str | None = None
+    """Why the model is not there that the ranks load as soon as all have joined."""
 
 
 @dataclass(frozen=True, slots=True)

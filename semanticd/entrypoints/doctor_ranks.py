@@ -35,7 +35,7 @@ def check_ranks(settings: Settings, facts: Sequence[RankFacts] | None) -> list[F
         found.append(Finding("ranks", "ok", f"joined: {_named(joined)}"))
     reasons = Counter(one.last_failure for one in missing if one.last_failure)
     shared = [reason for reason, number in reasons.items() if number > 1]
-    # A formation's end is the failure of all its ranks.
+    # A formation that ended for no single rank's fault failed for all of them.
     found += [Finding("ranks", "error", f"lost: {reason}", "see `semanticd logs`") for reason in shared]
     for one in missing:
         own = replace(one, last_failure=None) if one.last_failure in shared else one

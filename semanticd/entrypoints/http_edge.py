@@ -39,7 +39,7 @@ class _Health:
             return HealthAnswer(ok=False, reason=f"the engine is failing: {self._daemon.engine.failure}")
         state = self._daemon.status.state()
         ranks = self._daemon.ranks
-        if ranks is not None and ranks.formation is None and (ranks.is_awaited or state != "no_model"):
+        if ranks is not None and ranks.formation is None and state != "no_model":
             return HealthAnswer(ok=False, reason=ranks.why_not_ready())
         if state == "no_model":
             return HealthAnswer(ok=False, reason=self._daemon.status.why_no_model())

@@ -11,6 +11,7 @@ from typing import Any
 from semanticd import __version__
 from semanticd.adapters.config import Settings
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
+from semanticd.adapters.disk.files.rare_log import RareLog
 from semanticd.adapters.ranks.formation import Formation
 from semanticd.adapters.ranks.group import GroupOptions, RankGroup
 from semanticd.adapters.ranks.handshake import Expected
@@ -69,7 +70,12 @@ class RankedParts:
 
     def keep_in(self, warm: DiskWarmStore) -> RankedWarmStore:
         """Return the warm store of all ranks, rank 0's part of which is in `warm`."""
-        self.warm = RankedWarmStore(warm, formation=lambda: self.group.formation, log=self.log)
+        self.warm = RankedWarmStore(
+            warm,
+            formation=lambda: self.group.formation,
+            log=self.log,
+            rare_logs={rank: RareLog(self.log) for rank in range(1, self.group.world_size)},
+        )
         return self.warm
 
     def also_removed(

@@ -38,8 +38,7 @@ class RanksUpkeep:
         self._group = group
         self._settings = settings
         self._log = log
-        self._lost: str | None = None
-        """The model that is to be loaded again."""
+        self._told_at = float("-inf")
 
     def start(self) -> None:
         """Listen, and start rank 0.
@@ -51,28 +50,42 @@ class RanksUpkeep:
 
     async def joined(self) -> None:
         """Wait until all ranks have joined, or are used."""
-        told_at = float("-inf")
-        while self._group.missing() and self._group.formation is None:
-            if time.monotonic() - told_at > _TOLD_EVERY_S:
-                told_at = time.monotonic()
-                self._log.info("waiting_for_ranks", missing=self._group.why_missing())
+        while self._is_waiting():  # noqa: ASYNC110 (other processes' state)
             await asyncio.sleep(_POLL_S)
+
+    def _is_waiting(self) -> bool:
+        """Return whether a rank has to join yet; says so in the log now and then."""
+        if not self._group.missing() or self._group.formation is not None:
+            self._told_at = float("-inf")
+            return False
+        if time.monotonic() - self._told_at > _TOLD_EVERY_S:
+            self._told_at = time.monotonic()
+            self._log.info("waiting_for_ranks", missing=self._group.why_missing())
+        return True
 
     async def load_when_joined(self, name: str) -> None:
         """Load a model as soon as all ranks have joined; again, where one of them was lost while it loaded.
 
-        It ends too where its user has loaded another one meanwhile.
+        It ends too where its user has loaded another one meanwhile, or unloaded this one. Its files are fetched before
+        any rank is waited for.
 
         Raises:
             SemanticError: As in `ModelsService.load`.
         """
-        self._group.is_awaited = True
+        self._group.awaited = name
         try:
-            while not self._daemon.engine.models:
-                await self.joined()
-                await self._try_to_load(name)
+            await self._daemon.models.fetch(name)
+            while not self._is_settled():
+                if self._is_waiting():
+                    await asyncio.sleep(_POLL_S)
+                else:
+                    await self._try_to_load(name)
         finally:
-            self._group.is_awaited = False
+            self._group.awaited = None
+
+    def _is_settled(self) -> bool:
+        """Return whether a model is loaded, or its user wants none."""
+        return bool(self._daemon.engine.models) or self._group.awaited is None
 
     async def _try_to_load(self, name: str) -> None:
         try:
@@ -112,17 +125,18 @@ class RanksUpkeep:
         self._group.check()
         for model in self._daemon.engine.models.values():
             if isinstance(model.runner, RankedRunner) and model.runner.ended is not None:
-                self._lost, self._group.is_awaited = str(model.model_id), True
+                self._group.awaited = str(model.model_id)
                 await self._forget(model)
-        if self._lost is None:
+        awaited = self._group.awaited
+        if awaited is None:
             return
         # Its user may have loaded one meanwhile.
         if not self._daemon.engine.models:
             if self._group.missing():
                 return
-            await self._daemon.models.load(self._lost)
+            await self._daemon.models.load(awaited)
         self._log.info("ranks_serve_again", model=", ".join(self._daemon.engine.models))
-        self._lost, self._group.is_awaited, self._group.trouble = None, False, ""
+        self._group.give_up()
 
     async def _forget(self, model: LoadedModel) -> None:
         """Let a model leave whose ranks are gone: its requests end with their next step, its hot blocks are lost."""
@@ -130,7 +144,7 @@ class RanksUpkeep:
         while any(one.model is model for one in engine.running()):  # noqa: ASYNC110 (a thread's state)
             await asyncio.sleep(_POLL_S)
         await asyncio.wrap_future(engine.call(self._daemon.store.clear))
-        await self._daemon.models.unload(str(model.model_id))
+        await self._daemon.models.lose(model)
 
 
 def _ranks_were_lost(error: BaseException) -> bool:

@@ -148,13 +148,18 @@ class RankedDaemon(WholeDaemon):
         return self.workers[rank - 1]
 
     @contextlib.asynccontextmanager
-    async def waiting(self, *, with_workers: bool) -> AsyncIterator[asyncio.Task[None]]:
-        """Start as the daemon does, whose first model comes when all ranks have joined; gives that task."""
+    async def waiting(
+        self, *, with_workers: bool, name: str | None = None
+    ) -> AsyncIterator[asyncio.Task[None]]:
+        """Start as the daemon does, whose first model comes when all ranks have joined; gives that task.
+
+        `name` is the first model's, if it is another one.
+        """
         self.parts.engine.start()
         self.upkeep.start()
         for worker in self.workers if with_workers else ():
             worker.process.start()
-        loading = asyncio.create_task(self.upkeep.load_when_joined(str(self._model)))
+        loading = asyncio.create_task(self.upkeep.load_when_joined(name or str(self._model)))
         try:
             yield loading
         finally:

@@ -86,6 +86,7 @@ class ScriptedRanks:
         self._links += [(rank, steps), (rank, blocks)]
         script: dict[str, Answer | None] = {"find": done(), "load": LOADED, **answers}
         threading.Thread(target=_answer, args=(steps, script), daemon=True).start()
+        threading.Thread(target=_answer_blocks, args=(blocks,), daemon=True).start()
         deadline = time.monotonic() + 60
         while rank in self.group.missing():
             assert time.monotonic() < deadline
@@ -115,6 +116,15 @@ class ScriptedRanks:
         self.group.close()
         for _, link in self._links:
             link.close()
+
+
+def _answer_blocks(blocks: Link) -> None:
+    """Answer as a rank whose disk has no blocks."""
+    with contextlib.suppress(OSError, ValueError):
+        blocks.wait_for_ever()
+        while True:
+            number, name, _ = blocks.receive()
+            blocks.send([number, False if name == "read" else None, None])
 
 
 def _answer(steps: Link, script: dict[str, Answer | None]) -> None:

@@ -25,6 +25,7 @@ from semanticd.application.generation.stream import EngineStream
 from semanticd.application.generation.text_tokens import TextTokensService
 from semanticd.application.ports.agent_export import AgentExportFile
 from semanticd.application.ports.inference import Tokenizer
+from semanticd.application.ports.ranks import Ranks
 from semanticd.application.services.agent_export import AgentExporter
 from semanticd.application.services.agents import AgentsService
 from semanticd.application.services.arrivals import Arrivals
@@ -71,6 +72,7 @@ class ServiceRig:
         export_file: AgentExportFile | None = None,
         load: bool = True,
         device: DeviceMemory | None = None,
+        ranks: Ranks | None = None,
         **engine: Any,
     ) -> None:
         """Wire it; `engine` goes to the `EngineRig`."""
@@ -90,6 +92,7 @@ class ServiceRig:
         self._load_on_demand = load_on_demand
         self._move_volatile = move_volatile
         self._device = device
+        self._ranks = ranks
         self._ids = itertools.count(1)
 
     async def __aenter__(self) -> Self:
@@ -115,6 +118,7 @@ class ServiceRig:
             ),
             progress=self.progress,
         )
+        self.models.ranks = self._ranks
         routing = ModelRouting(
             engine=self.engine,
             models=self.models,
@@ -159,6 +163,7 @@ class ServiceRig:
                 lambda: "ready",
                 num_unsaved=lambda: (self.engine_rig.agents.num_unsaved, self.responses.num_refused),
                 free_memory_bytes=lambda: self.free_memory(),
+                ranks=self._ranks,
             ),
         )
         self.history = History(

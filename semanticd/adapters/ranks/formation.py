@@ -80,6 +80,8 @@ class Formation:
         self._log = log
         self._on_end = on_end
         self._ended: str | None = None
+        self.lost_rank: int | None = None
+        """Rank whose loss ended it; None: it works, or no single rank was at fault."""
         self._lock = threading.Lock()
         self._next = 0
         self._selector = selectors.DefaultSelector()
@@ -104,11 +106,12 @@ class Formation:
         """Reason why no further step can run; None if all ranks work."""
         return self._ended
 
-    def end(self, reason: str, *, wanted: bool = False) -> None:
-        """End all links, and with them the ranks' processes; any thread, idempotent."""
+    def end(self, reason: str, *, rank: int | None = None, wanted: bool = False) -> None:
+        """End all links, and with them the ranks' processes; any thread, idempotent. `rank` is the one at fault."""
         with self._lock:
             if self._ended is not None:
                 return
+            self.lost_rank = rank
             # Before `ended` is set: a thread that sees it set finds the failure counted and rank 0 renewed.
             self._on_end(reason, wanted)
             self._ended = reason
@@ -214,7 +217,9 @@ class Formation:
                 raise self._error()
             if time.monotonic() >= deadline:
                 late = [member.rank for member in asked if step.number not in member.answers]
-                self.end(f"rank {late[0]} did not answer within {self.timeout_s:g} s ({step.name})")
+                self.end(
+                    f"rank {late[0]} did not answer within {self.timeout_s:g} s ({step.name})", rank=late[0]
+                )
                 raise self._error()
         return self._results(step, asked)[0]
 
@@ -234,7 +239,7 @@ class Formation:
         return all(step.number in member.answers for member in members)
 
     def _lose(self, member: Member, error: Exception) -> None:
-        self.end(f"rank {member.rank} ({member.address}): {error}")
+        self.end(f"rank {member.rank} ({member.address}): {error}", rank=member.rank)
         raise self._error() from error
 
     def _results(self, step: Step, members: Sequence[Member]) -> list[Any]:
@@ -260,7 +265,7 @@ class Formation:
         alone = len(failed) == 1 and member.rank == 0 and step.name == "start_decode"
         if error is not None and (alone or len(failed) == num_asked or step.name in _HARMLESS):
             return error
-        self.end(f"rank {member.rank} ({member.address}) failed: {sent[1]}")
+        self.end(f"rank {member.rank} ({member.address}) failed: {sent[1]}", rank=member.rank)
         return self._error()
 
     # Blocks: any thread.
@@ -279,7 +284,7 @@ class Formation:
         try:
             member.blocks.send([number, name, list(arguments)])
         except LinkLostError as error:
-            self.end(f"rank {member.rank} ({member.address}): {error}")
+            self.end(f"rank {member.rank} ({member.address}): {error}", rank=member.rank)
         return future
 
     def tell_workers(self, name: str, *arguments: Any) -> None:
@@ -294,7 +299,10 @@ class Formation:
             return
         for member in self.members:
             if now - member.heard_at > self.timeout_s:
-                self.end(f"rank {member.rank} ({member.address}) was silent for {self.timeout_s:g} s")
+                self.end(
+                    f"rank {member.rank} ({member.address}) was silent for {self.timeout_s:g} s",
+                    rank=member.rank,
+                )
                 return
         if now - self._pinged_at >= _PING_EVERY_S:
             self._pinged_at = now
@@ -319,10 +327,10 @@ class Formation:
                 else:
                     future.set_exception(error_in(error) or self._error())
         except (LinkLostError, OSError, ValueError, TypeError) as error:
-            self.end(f"rank {member.rank} ({member.address}): {error}")
+            self.end(f"rank {member.rank} ({member.address}): {error}", rank=member.rank)
         except Exception as error:  # noqa: BLE001 (a listener's own; the thread's end must be known)
             self._log.error("rank_listener_failed", rank=member.rank, error=repr(error))
-            self.end(f"rank {member.rank}: {error!r}")
+            self.end(f"rank {member.rank}: {error!r}", rank=member.rank)
 
 
 _HARMLESS = frozenset({"restore", "dump", "form", "num_cached", "find"})

@@ -66,8 +66,8 @@ class RankGroup:
         self._ended_at = float("-inf")
         self.num_failures = 0
         """Formations that ended while they were needed."""
-        self.is_awaited = False
-        """Whether a model is loaded as soon as all ranks have joined."""
+        self.awaited: str | None = None
+        """Name of the model that is loaded as soon as all ranks have joined."""
         self.trouble = ""
         """Why it could not be loaded when they had."""
         self._told_taken: dict[int, str] = {}
@@ -263,8 +263,21 @@ class RankGroup:
 
     def why_away(self) -> str | None:
         """Return why the model that is awaited is not there yet; None: it is, or none is awaited."""
-        awaited = self.is_awaited and self.formation is None
-        return f"{self.why_not_ready()}; try again soon" if awaited else None
+        return self.why_not_ready() if self.awaited is not None and self.formation is None else None
+
+    def why_taken(self, model_id: str) -> str | None:
+        """Return why this model cannot be loaded now: the ranks compute another one; None: they do not."""
+        formation = self.formation
+        if formation is None or formation.model_id == model_id:
+            return None
+        return (
+            f"cannot load {model_id}: the machines compute {formation.model_id}, and one model at a time; unload it "
+            f"first (`semanticd models unload {formation.model_id}`)"
+        )
+
+    def give_up(self) -> None:
+        """Load no model when all ranks have joined."""
+        self.awaited, self.trouble = None, ""
 
     @property
     def is_starting_again(self) -> bool:
@@ -352,6 +365,8 @@ class RankGroup:
     def _facts(self, rank: int, member: Member | None, missing: Sequence[int]) -> RankFacts:
         state: RankState = "ready" if member is not None else "missing" if rank in missing else "joined"
         facts = member.facts if member is not None else None
+        last = self._formation
+        lost = self._why if last is not None and last.lost_rank in (rank, None) else ""
         return RankFacts(
             rank=rank,
             address=self.options.hosts.ip(rank),
@@ -362,5 +377,5 @@ class RankGroup:
             received_bytes=member.steps.num_received + member.blocks.num_received
             if member is not None
             else 0,
-            last_failure=(self._refused.get(rank) or self._why or None) if member is None else None,
+            last_failure=(self._refused.get(rank) or lost or None) if member is None else None,
         )

@@ -128,12 +128,8 @@ class RankedLoader:
         )
 
     def _refuse_a_second(self, installed: InstalledModel) -> None:
-        formation = self._group.formation
-        if formation is not None and formation.model_id != installed.model_id:
-            raise ModelLoadError(
-                f"cannot load {installed.model_id}: the machines compute {formation.model_id}, and one model at a "
-                f"time; unload it first (`semanticd models unload {formation.model_id}`)"
-            )
+        if (taken := self._group.why_taken(installed.model_id)) is not None:
+            raise ModelLoadError(taken)
 
     def _started_again(self) -> Generator[None, None, None]:
         """Wait for ranks whose last formation ended a moment ago: their processes are starting again."""

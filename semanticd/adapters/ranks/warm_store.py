@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -41,6 +41,13 @@ class NamedWarmStore(WarmStore, Protocol):
         """Return the names of a model's blocks in one layout."""
 
 
+class RareWarnings(Protocol):
+    """A log of one worker's frequent warnings: most are only counted."""
+
+    def warning(self, event: str, *, number: int = 1, **fields: object) -> None:
+        """Log the event now, or count it for a later line."""
+
+
 class _Sum:
     """Waits for several futures; calls once with all of them."""
 
@@ -61,14 +68,25 @@ class _Sum:
 class RankedWarmStore:
     """The daemon's warm store, with the workers' disks behind it. Any thread."""
 
-    def __init__(self, own: NamedWarmStore, *, formation: Callable[[], Formation | None], log: Log) -> None:
-        """Keep rank 0's shards in `own`; `formation` returns the ranks that work now, None: there are none."""
+    def __init__(
+        self,
+        own: NamedWarmStore,
+        *,
+        formation: Callable[[], Formation | None],
+        log: Log,
+        rare_logs: Mapping[int, RareWarnings],
+    ) -> None:
+        """Keep rank 0's shards in `own`; `formation` returns the ranks that work now, None: there are none.
+
+        `rare_logs` are the workers', by rank: a restore may ask one for thousands of blocks that it lacks.
+        """
         self._own = own
         self._formation = formation
         self._log = log
         self._reads = itertools.count(1)
         self._refusals: dict[int, str] = {}
         """By rank: why it did not write the last blocks it was sent."""
+        self._rare_logs = rare_logs
 
     # What the index answers.
 
@@ -144,14 +162,21 @@ class RankedWarmStore:
             return
         self._forget(formation, number)
         if record is not None and not has_ended:
-            lacking = [
-                member.rank
-                for member, future in zip(formation.members[1:], asked, strict=True)
-                if not future.result()
-            ]
-            self._log.warning("rank_lacks_block", block=block_hash.hex(), ranks=lacking)
+            for member, future in zip(formation.members[1:], asked, strict=True):
+                if not future.result():
+                    self._report_lack(member, block_hash)
             self._own.delete([block_hash], scrub=False)
         result.set_result(None)
+
+    def _report_lack(self, member: Member, block_hash: BlockHash) -> None:
+        """Log that a worker lacks a block, once a minute for each worker, with the number since the last line."""
+        self._rare_logs[member.rank].warning(
+            "rank_lacks_block",
+            rank=member.rank,
+            address=member.address,
+            block=block_hash.hex(),
+            consequence="all machines compute the block again",
+        )
 
     @staticmethod
     def _forget(formation: Formation, number: int) -> None:

@@ -34,6 +34,19 @@ class Ranks(Protocol):
     def facts(self) -> tuple[RankFacts, ...]:
         """Return the ranks in their order; waits for nothing."""
 
+    def why_away(self) -> str | None:
+        """Return why the model that is awaited is not there yet; None: it is, or none is awaited."""
+
+    def why_taken(self, model_id: str) -> str | None:
+        """Return why this model cannot be loaded now: the ranks compute another one; None: they do not."""
+
+    @property
+    def awaited(self) -> str | None:
+        """Name of the model that is loaded as soon as all ranks have joined; None: there is none."""
+
+    def give_up(self) -> None:
+        """Load no model when all ranks have joined."""
+
     @property
     def num_failures(self) -> int:
         """Number of lost connections between the machines since the start."""

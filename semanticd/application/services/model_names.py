@@ -81,6 +81,11 @@ class ModelNames:
         """Return the loaded models but those that are leaving."""
         return {key: model for key, model in self._engine.models.items() if not self._use.is_leaving(key)}
 
+    def id_of(self, name: str) -> ModelId:
+        """Return the id of the model that an administrator's name stands for, loaded or not; no file is looked at."""
+        entry = self._resolved(name)
+        return ModelId(name if entry is None else entry.name)
+
     def _resolved(self, name: str) -> ModelEntry | None:
         try:
             return self._source.resolve(self.source_name(name))

@@ -75,7 +75,7 @@ class ModelRouting:
         if not there and self._models.is_changing and (coming := self._progress.coming) is not None:
             return OverloadedError(coming, retry_after_s=2.0)
         if not there and (away := self.why_away()) is not None:
-            return OverloadedError(away, retry_after_s=5.0)
+            return OverloadedError(f"{away}; try again soon", retry_after_s=5.0)
         if not there:
             return ModelNotFoundError(NO_MODEL_LOADED, param="model")
         return ModelNotFoundError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.ports.inference import LoadedModel, ModelLoader
@@ -44,6 +44,9 @@ from semanticd.domain.memory_plan import ModelFootprint
 from semanticd.domain.model_name import is_path
 from semanticd.domain.size_text import at_least, at_most
 
+if TYPE_CHECKING:  # loaded where a model is spread over machines, and nowhere else
+    from semanticd.application.ports.ranks import Ranks
+
 _T = TypeVar("_T")
 
 _DRAIN_POLL_S = 0.02
@@ -64,6 +67,8 @@ class ModelsService:
         progress: ModelProgress,
     ) -> None:
         """Serve models of `source`, loaded by `loader`, with `engine`; the parts are those that requests use."""
+        self.ranks: Ranks | None = None
+        """The machines that compute a model together; None: this one computes alone."""
         self._engine = engine
         self._source = source
         self._loader = loader
@@ -143,6 +148,16 @@ class ModelsService:
         if on_progress is not None:
             on_progress(progress)
 
+    async def fetch(self, model: str) -> None:
+        """Fetch the files of a model that is to be loaded later, if they are not here.
+
+        Raises:
+            ModelNotFoundError: There is no such model.
+            ModelTooLargeError: It does not fit on this machine, even alone.
+            ModelDownloadError: Its files cannot be fetched.
+        """
+        await self._find(model)
+
     async def remove(self, model: str) -> RemovedModel:
         """Delete a model's files.
 
@@ -179,17 +194,47 @@ class ModelsService:
         return ModelInUse(loaded.model_id, loaded=True, current=loaded.model_id == self._use.current)
 
     async def unload(self, model: str) -> UnloadedModel:
-        """Free a model's memory once its requests are answered; its agents' blocks stay on disk."""
+        """Free a model's memory once its requests are answered; its agents' blocks stay on disk.
+
+        One that is awaited, because a machine that computes it is away, is not loaded again.
+        """
         return await self._to_the_end(self._unload(model))
 
     async def _unload(self, model: str) -> UnloadedModel:
         async with self._changing:
+            given_up = self._given_up(model)
             loaded = await self._names.administered(model)
+            if loaded is None and given_up is not None:
+                return UnloadedModel(given_up, loaded=False)
             if loaded is None:
                 raise ModelNotFoundError(self._names.why_not_loaded(model), param="model")
             await self._leave(loaded)
             self._progress.settled(loaded.model_id)
         return UnloadedModel(loaded.model_id, loaded=False)
+
+    def _given_up(self, model: str) -> ModelId | None:
+        """Let the ranks await a model no longer; returns its id, or None where they did not await it."""
+        awaited = self.ranks.awaited if self.ranks is not None else None
+        if self.ranks is None or awaited is None:
+            return None
+        model_id = self._names.id_of(awaited)
+        if self._names.id_of(model) != model_id:
+            return None
+        self.ranks.give_up()
+        return model_id
+
+    async def lose(self, model: LoadedModel) -> None:
+        """Free the memory of a model whose machines are gone, and which they are to load again."""
+        await self._to_the_end(self._lose(model))
+
+    async def _lose(self, model: LoadedModel) -> None:
+        async with self._changing:
+            if self._engine.models.get(model.model_id) is model:
+                await self._leave(model)
+                self._progress.settled(model.model_id)
+            elif self.ranks is not None:
+                # Its user unloaded it meanwhile.
+                self.ranks.give_up()
 
     async def load_for_request(self, name: str) -> None:
         """Load a model that is here under a name we know; a client names no folders and starts no downloads.
@@ -368,6 +413,8 @@ class ModelsService:
             ):
                 raise self._names.namesake(loaded, model, entry)
             self._refuse_what_never_fits(entry.footprint())
+            if self.ranks is not None and (taken := self.ranks.why_taken(entry.name)) is not None:
+                raise ModelLoadError(taken, param="model")
             await self._pull(model, failure_lasts=True)
             found = await asyncio.to_thread(self._source.find, source_name)
         if found is None:

@@ -87,6 +87,8 @@ class StatusService:
 
     def why_no_model(self) -> str:
         """Return the message while the state is `no_model`."""
+        if (away := self._why_away()) is not None:
+            return away
         if self._use.is_closed:
             return "the model is being swapped; requests wait for the new one"
         progress = self._progress
@@ -94,6 +96,9 @@ class StatusService:
             return progress.coming
         failed = progress.last_error
         return f"{NO_MODEL_LOADED} (last failure: {failed})" if failed else NO_MODEL_LOADED
+
+    def _why_away(self) -> str | None:
+        return self._daemon.ranks.why_away() if self._daemon.ranks is not None else None
 
     async def snapshot(self) -> DaemonStatus:
         """Return the daemon's state."""
@@ -128,6 +133,7 @@ class StatusService:
             savings=self._savings.facts(),
             peers=self._store.peers.facts() if self._store.peers is not None else (),
             ranks=self._daemon.ranks.facts() if self._daemon.ranks is not None else (),
+            model_away=self._why_away(),
         )
 
     def counters(self) -> CacheCounters:

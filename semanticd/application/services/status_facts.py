@@ -143,6 +143,8 @@ class DaemonStatus:
     peers: tuple[PeerFacts, ...] = ()
     ranks: tuple[RankFacts, ...] = ()
     """The machines that compute the model together; none where this one computes it alone."""
+    model_away: str | None = None
+    """Why the model is not there that they load again as soon as all have joined; None: there is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ def find_service(model: str | None) -> Service:
     loaded = {one.id: one for one in status.models}
     chosen = model or status.model
     if not status.models and status.state in ("ready", "no_model"):
-        raise DaemonError(NO_MODEL_LOADED)
+        raise DaemonError(status.model_away or NO_MODEL_LOADED)
     if chosen is None:
         raise DaemonError(
             f"the daemon is {status.state} and has no model yet; `semanticd status` shows when it is ready"

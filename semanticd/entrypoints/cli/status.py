@@ -212,5 +212,7 @@ def _stage(status: StatusResult) -> str:
 
 
 def _no_model(status: StatusResult) -> str:
-    """Return the text in place of a model where none is loaded; one may be loading."""
+    """Return the text in place of a model where none is loaded; one may be loading, or come with its machines."""
+    if status.model_away is not None:
+        return f"- {status.model_away}"
     return f"- {NO_MODEL_LOADED}" if status.state == "no_model" and status.model_stage == "idle" else "-"

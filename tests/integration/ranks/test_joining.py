@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from semanticd.adapters.telemetry.catalogue import PREFIX
-from semanticd.domain.errors import ModelLoadError
+from semanticd.application.services.model_facts import UnloadedModel
+from semanticd.domain.errors import ModelLoadError, ModelNotFoundError
+from semanticd.domain.ids import ModelId
 from tests.fakes.ranked_daemon import RankedDaemon, Worker, eventually
 from tests.fakes.tiny_folder import Shape, write_tiny_model
 
@@ -74,6 +76,53 @@ async def test_a_rank_that_is_lost_while_the_first_model_loads_is_waited_for(
         assert (await daemon.chat("hello", agent="a")).status == 200
         assert (await daemon.client.get("/health/ready")).status == 200
         assert (await daemon.samples())[PREFIX + "ranks_lost_total", ()] == 1
+
+
+async def test_a_model_that_does_not_exist_is_refused_before_any_rank_is_waited_for(
+    model: Path, tmp_path: Path
+) -> None:
+    daemon = RankedDaemon(tmp_path, model=model, world_size=2)
+    async with daemon.waiting(with_workers=False, name="no-such-model") as loading:
+        with pytest.raises(ModelNotFoundError, match="no-such-model"):
+            await asyncio.wait_for(loading, 60)
+        assert 1 in daemon.group.missing()
+
+
+async def test_a_model_that_is_unloaded_while_its_first_ranks_are_waited_for_is_not_loaded(
+    model: Path, tmp_path: Path
+) -> None:
+    daemon = RankedDaemon(tmp_path, model=model, world_size=2)
+    async with daemon.waiting(with_workers=False) as loading:
+        await eventually(lambda: daemon.parts.status.why_no_model().startswith("rank"))
+        given_up = await daemon.parts.models.unload(str(model))
+        assert given_up == UnloadedModel(ModelId(model.name), loaded=False)
+        await asyncio.wait_for(loading, 60)
+        assert not daemon.parts.engine.models
+
+
+async def test_a_model_whose_rank_is_away_is_said_to_come_back_unless_its_user_unloads_it(
+    model: Path, tmp_path: Path
+) -> None:
+    async with RankedDaemon(tmp_path, model=model, world_size=2) as daemon:
+        (worker,) = daemon.workers
+        await asyncio.to_thread(worker.process.close)
+        await daemon.lost()
+        await eventually(lambda: not daemon.parts.engine.models and daemon.group.missing() == [1])
+        ready = (await daemon.client.get("/health/ready")).json
+        snapshot = await daemon.parts.status.snapshot()
+        assert snapshot.model_away is not None
+        assert snapshot.model_away in str(ready)
+        assert "lost their connection (rank 1 (127.0.0.1)" in snapshot.model_away
+        assert [one.last_failure is None for one in snapshot.ranks] == [True, False]
+        given_up = await daemon.parts.models.unload(model.name)
+        assert given_up == UnloadedModel(ModelId(model.name), loaded=False)
+        assert (await daemon.parts.status.snapshot()).model_away is None
+        assert (await daemon.chat("hello", agent="a")).status == 404
+        worker.restart()
+        await eventually(lambda: not daemon.group.missing(), deadline_s=180)
+        assert "ranks_serve_again" not in {line[1] for line in daemon.log.lines}
+        await daemon.parts.models.load(str(model))
+        assert (await daemon.chat("hello", agent="a")).status == 200
 
 
 async def test_a_model_that_cannot_be_loaded_ends_the_waiting(model: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from dataclasses import replace
 from typing import Any
@@ -33,6 +34,7 @@ from semanticd.domain.ids import ModelFingerprint, ModelId
 from semanticd.domain.memory_plan import DeviceMemory
 from tests.fakes.engine_rig import PATIENCE_S, wait_until
 from tests.fakes.model_source import SIZE_BYTES, WRITTEN_AT
+from tests.fakes.scripted_ranks import ScriptedRanks
 from tests.fakes.service_rig import ServiceRig
 
 LONG = SamplingParams(temperature=0, max_tokens=1500)
@@ -744,3 +746,40 @@ async def test_the_current_model_is_shown_by_the_name_that_requests_give_it() ->
         for ask in (rig.models.info, rig.models.load, rig.models.swap, rig.models.remove):
             with pytest.raises(ModelNotFoundError, match="no model is loaded"):
                 await ask("default")
+
+
+async def test_ranks_that_compute_a_model_are_asked_for_no_other_one_before_it_is_fetched() -> None:
+    with contextlib.closing(ScriptedRanks(2)) as ranks:
+        for rank in range(2):
+            ranks.joins(rank)
+        async with ServiceRig(ranks=ranks.group) as rig:
+            ranks.group.form("one")
+            for change in (rig.models.load, rig.models.swap):
+                with pytest.raises(ModelLoadError, match="unload it first"):
+                    await change("four")
+            assert rig.source.find("four") is None, "nothing was fetched"
+            await rig.models.pull("four")
+
+
+async def test_a_model_that_ranks_await_is_unloaded_under_any_of_its_names() -> None:
+    with contextlib.closing(ScriptedRanks(2)) as ranks:
+        async with ServiceRig(ranks=ranks.group) as rig:
+            for name in ("two", "TWO"):
+                ranks.group.awaited = "two"
+                with pytest.raises(ModelNotFoundError, match="'three' is not loaded"):
+                    await rig.models.unload("three")
+                assert rig.status.why_no_model() == ranks.group.why_away()
+                assert await rig.models.unload(name) == UnloadedModel(ModelId("two"), loaded=False)
+                assert ranks.group.awaited is None
+
+
+async def test_a_model_whose_ranks_were_lost_while_its_user_unloads_it_is_not_awaited() -> None:
+    with contextlib.closing(ScriptedRanks(2)) as ranks:
+        async with ServiceRig(ranks=ranks.group) as rig:
+            model = rig.engine.models[ModelId("one")]
+            ranks.group.awaited = "one"
+            await rig.models.lose(model)
+            assert ranks.group.awaited == "one"
+            assert not rig.engine.models
+            await rig.models.lose(model)
+            assert ranks.group.awaited is None, "another one has let it leave"

@@ -112,12 +112,22 @@ def test_a_formation_ends_when_a_rank_of_it_is_gone(lobby: Lobby) -> None:
     links[1].close()
     wait_for(lambda: formation.ended is not None)
     assert lobby.group.num_failures == 1
+    told = [one.last_failure for one in lobby.group.facts()]
+    assert told == [None, formation.ended], "only of the rank that was lost"
     with pytest.raises(OverloadedError, match="rank 1"):
         formation.call("decode", 0)
     lobby.join_whole(0, process="two")
     lobby.join_whole(1, process="two")
     lobby.missing()
     assert lobby.group.form("tiny").ended is None
+
+
+def test_an_end_that_is_no_single_rank_s_fault_is_told_of_all(lobby: Lobby) -> None:
+    lobby.join_whole(0)
+    lobby.join_whole(1)
+    lobby.missing()
+    lobby.group.form("tiny").end("the ring cannot be formed")
+    assert [one.last_failure for one in lobby.group.facts()] == ["the ring cannot be formed"] * 2
 
 
 @pytest.mark.parametrize("has_formed", [False, True])

@@ -46,6 +46,8 @@ def test_without_a_model_the_state_is_named_and_what_to_run_and_no_cause_is_inve
     assert line(none, "semanticd").startswith("semanticd 1: no model, up")
     assert line(none, "model") == "model    - no model is loaded; run `semanticd models load NAME`"
     assert line(none, "failed") == "failed   the last change of models: a/b: it is not there"
+    away = replace(none, model_away="the machines lost their connection; rank 1 (10.0.0.2) has not joined")
+    assert line(away, "model") == f"model    - {away.model_away}"
     loading = StatusResult(state="starting", model_stage="loading", model_progress=0.4)
     assert line(loading, "model") == "model    - (loading 40 %)"
 
