@@ -145,7 +145,8 @@ def test_strangers_that_connect_do_not_take_a_neighbours_place() -> None:
                     time.sleep(0.01)
             with stranger:
                 stranger.sendall(said)
-                if not said:  # After a whole greeting the rank closes at once: then nothing is left to shut down.
+                # After a whole greeting the rank closes at once: then nothing is left to shut down.
+                if not said:
                     stranger.shutdown(socket.SHUT_WR)
                 # Reset where something of what it has said was not read.
                 with contextlib.suppress(ConnectionResetError):
