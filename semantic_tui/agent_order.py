@@ -1,4 +1,4 @@
-"""Which agents are listed and in which order: a filter over id, state, class and model, and a sort key."""
+"""Filter and order of the list of agents: a filter over id, state, class and model, and a sort key."""
 
 from __future__ import annotations
 

@@ -200,7 +200,7 @@ class Dashboard(App[None]):
         """Return what looks at each line before it is shown."""
         return [*super().get_line_filters(), self._terminal_filter]
 
-    # What keys do.
+    # Actions of keys.
 
     def command(self, cmd: str, *, reply_within_s: float | None = 30.0, **args: Any) -> None:
         """Run a command in the background; a toast reports its outcome."""

@@ -1,4 +1,4 @@
-"""How a daemon that ended is started again: with its flags, and with the model that it had last. Pure."""
+"""Command that restarts a daemon that ended: with its flags, and with the model that it had last. Pure."""
 
 from __future__ import annotations
 

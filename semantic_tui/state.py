@@ -153,10 +153,10 @@ class WatchState:
     untrusted (the socket, or who listens on it, is another user's)."""
     reason: str = ""
     where: str = ""
-    """Which socket, in words, where it was given; empty for this user's own."""
+    """Description of the socket if one was given; empty: this user's own."""
     retry_in_s: float = 0.0
     starting_since: float | None = None
-    """When `semanticd start` was run from here, on the dashboard's clock; None: it is not running."""
+    """Start of a `semanticd start` run from here, on the dashboard's clock; None: it is not running."""
     starting_says: str = ""
     """The last line that it has printed."""
     last_heard_at: float | None = None
@@ -188,7 +188,7 @@ class WatchState:
     num_token_events: int = 0
     doctor: DoctorResult | None = None
     examined_at: str = ""
-    """When the doctor's findings came, as people say it."""
+    """Time of the doctor's findings, in words."""
     is_examining: bool = False
     """Whether the daemon examines its installation now."""
     is_silent: bool = False
@@ -380,7 +380,7 @@ class WatchState:
     def _take_change(self, data: Facts) -> None:
         progress = read(ModelProgress, data)
         model = progress.model or "?"
-        # What served when it failed stays what is shown, whatever serves later.
+        # The model that served at the time of the failure stays displayed, whatever serves later.
         self.changes[model] = ModelChange(progress, served=self.status.model)
         self.changes.move_to_end(model)
         while len(self.changes) > 16:

@@ -1,7 +1,7 @@
 """TerminalFilter: the last look at each line before the terminal gets it.
 
-All text is made safe where it enters (`WatchState`, notices), as visible escapes. What reaches a widget another way, as
-a pasted word does, ends here: a character that would steer the terminal becomes one replacement character.
+All text is made safe where it enters (`WatchState`, notices), as visible escapes. Text that reaches a widget another
+way, such as a pasted word, is filtered here: each terminal control character becomes one replacement character.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class Entry:
     now: bool = False
     """Whether it is being written."""
     start: int = 0
-    """Where its text begins in the prompt's text, in characters."""
+    """Offset of its text in the prompt's text, in characters."""
 
 
 Mark = tuple[int, int, str]
@@ -167,7 +167,7 @@ class EntryLayout:
         """The lines of paragraphs that have ended."""
         self._text, self._kind, self._marks = "", "text", list[Mark]()
         self._passed = 0
-        # What a model writes is Markdown; what others write is shown as it is.
+        # A model's text is Markdown; other text is displayed as it is.
         self._markdown = MarkdownStream(in_lines=entry.role == "assistant")
         self._is_closed = entry.role in COLLAPSED_ROLES and not open_all
         name = f"{entry.role}, now" if entry.now else entry.role

@@ -86,7 +86,7 @@ class Tile(VerticalScroll):
             return
         if mark == self._shown or not said or not texts:
             if self._follows and self.scroll_y < self.max_scroll_y:
-                # What was the end when the text came is not after other parts took or left their place.
+                # The end moves when other parts of the screen appear or disappear: scroll to it again.
                 self.scroll_end(animate=False)
             return
         self._shown = mark
@@ -149,7 +149,7 @@ class AgentScreen(AgentActionsScreen):
         hint.show_text(Content(_NO_TILE if state.known_agents or state.requests else none))
         self.query_one("#tiles").display = self.query_one("#facts").display = bool(wanted)
         if wanted and self.focused is None:
-            # What is not displayed cannot have the focus: it comes with the first tile.
+            # Hidden turns cannot have the focus: they get it with the first tile.
             self.query_one("#turns").focus()
         tiles = {tile.agent: tile for tile in self.query(Tile)}
         if list(tiles) != wanted:

@@ -51,7 +51,7 @@ class DashboardScreen(AgentActionsScreen):
         super().__init__()
         self._words = ""
         self._panel_rows = self._num_known = 0
-        # What table and panels were filled with.
+        # Present contents of the table and the panels.
         self._in_table: object = None
         self._in_panels: object = None
 
@@ -89,7 +89,7 @@ class DashboardScreen(AgentActionsScreen):
             self._in_table = in_table
             self._show_agents(state, table)
         if self.focused is None and table.display:
-            # What is not displayed cannot have the focus: it comes with the first agent.
+            # A hidden table cannot have the focus: it gets it with the first agent.
             table.focus()
         # The table takes what its rows need, up to its share; the panels fill the rest.
         table_rows = min(self._num_known + 6, self.size.height * 3 // 5)

@@ -32,7 +32,7 @@ class DoctorScreen(WatchScreen):
     def __init__(self) -> None:
         super().__init__()
         self._asked = -1
-        """Which daemon, by its process, was asked when this screen was opened."""
+        """Process id of the daemon that was examined when this screen was opened."""
         self._when = ""
 
     def body(self) -> Iterable[Widget]:

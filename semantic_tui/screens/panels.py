@@ -72,7 +72,7 @@ def pool_lines(state: WatchState, width: int, height: int, *, span_s: int) -> li
 
 def _text(name: str, text: str, right: str, width: int) -> Content:
     if len(text) + len(right) + 11 > width:
-        # What stands in brackets is said elsewhere too.
+        # Text in brackets is displayed elsewhere too.
         right = right.split(" (")[0]
     if len(text) + len(right) + 11 > width:
         right = ""

@@ -16,7 +16,7 @@ from typing import Protocol
 from semanticd.application.ports.telemetry import Log
 
 LINGER_S = 30.0
-"""How long it lasts after the last request: the next one of a conversation mostly comes by then."""
+"""Seconds to stay awake after the last request: a conversation's next request usually arrives by then."""
 
 
 class Holder(Protocol):

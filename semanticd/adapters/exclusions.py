@@ -24,7 +24,7 @@ Run = Callable[[Sequence[str]], "tuple[int, str]"]
 
 
 def leave_out(folder: Path, *, run: Run, platform: str = sys.platform) -> str | None:
-    """Mark a folder; returns what could not be done, None if all was. A folder that is not there is left alone."""
+    """Mark a folder, if it exists; returns the error of a mark that failed, else None."""
     if not folder.is_dir():
         return None
     names = [CACHE_TAG, NEVER_INDEX] if platform == "darwin" else [CACHE_TAG]

@@ -1,8 +1,8 @@
 """The daemon's log: structured lines in a rotating file, on stderr if wanted, and on the control topic `log`.
 
-Rule: a message is a constant string, what varies are fields. Whatever else logs in this process (uvicorn, the hub's
-client) goes the same way, but a warning that it repeats is written once a second: a client could fill the log with
-them. A log that cannot be written stops nothing.
+Rule: a message is a constant string with variable fields. Messages of libraries in this process (uvicorn, the hub's
+client) go to the same files, but a repeated warning is written once a second: a client could fill the log with them.
+A log that cannot be written stops nothing.
 """
 
 from __future__ import annotations

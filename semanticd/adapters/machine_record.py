@@ -1,7 +1,7 @@
 """Measurements of this machine, kept between runs: the best chunk of each model, and the last self-test's progress.
 
-One small JSON file in the user's data folder, written whole or not at all. What cannot be read counts as not there:
-everything in it can be measured again.
+One small JSON file in the user's data folder, written whole or not at all. Unreadable values count as missing, because
+everything in the file can be measured again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class MachineRecord:
         last = last if isinstance(last, dict) else {}
         began, check = last.get("began_at"), last.get("check")
         self.last_began_at: float | None = float(began) if isinstance(began, int | float) else None
-        """When the last self-test began, in seconds since the epoch; None: there was none."""
+        """Start of the last self-test, in seconds since the epoch; None: there was none."""
         self.interrupted_check: str | None = check if isinstance(check, str) else None
         """The check in which the last self-test was cut off; None: it came to its end."""
 

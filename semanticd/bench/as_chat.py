@@ -1,7 +1,7 @@
 """Recorded requests as Chat Completions, for servers that speak no other dialect.
 
-Only what a prompt is made of is carried over: messages, calls with their results, tools. What has no place there
-(thinking, cache marks, built-in tools) is left out.
+Only the parts of a prompt are carried over: messages, calls with their results, tools. Thinking, cache marks and
+built-in tools are left out.
 """
 
 from __future__ import annotations

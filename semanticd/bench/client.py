@@ -192,7 +192,7 @@ class ChatClient:
             raise BenchError(f"{url} closed the connection ({error}); see the server's log") from error
 
     async def forget_agents(self) -> None:
-        """Delete the agents that were made here; a server that keeps none is left alone."""
+        """Delete the agents that were made here, if the server keeps agents."""
         for agent in sorted(self._agents):
             try:
                 answer = await self._http.delete(f"{self.base_url}/v1/agents/{agent}", timeout=30)

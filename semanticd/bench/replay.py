@@ -1,6 +1,6 @@
 """Plays recorded requests against a server, several agents at a time, and reports what each found in the cache.
 
-Requests are sent as they were recorded, except the model's name, the length of answers and who asks. By default the
+Requests are sent as recorded, except the model's name, the length of answers and the agent. By default the
 agents take turns, one request at a time, so that a replay gives the same figures each time.
 """
 

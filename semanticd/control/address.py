@@ -1,4 +1,4 @@
-"""Where the control socket is: one per user, in a folder that `SEMANTIC_RUNTIME_DIR` can move."""
+"""Path of the control socket: one per user, in a folder that `SEMANTIC_RUNTIME_DIR` can move."""
 
 from __future__ import annotations
 

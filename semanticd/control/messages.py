@@ -188,8 +188,8 @@ def decode(payload: bytes, *, max_values: int | None = None) -> Message:
 def has_more_values(payload: bytes, limit: int) -> bool:
     """Return whether msgpack holds more values than `limit`: maps, lists, their keys and elements, and one.
 
-    A value may be one byte and takes up to 64 in memory, so they are counted before any is built. What a map or a
-    list announces counts at once: no more than `limit` values are looked at.
+    A value may be one byte and takes up to 64 in memory, so they are counted before any is built. The announced length
+    of a map or a list counts at once: no more than `limit` values are looked at.
     """
     if len(payload) <= limit:
         return False

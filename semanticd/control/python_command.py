@@ -1,4 +1,4 @@
-"""How a Python module is run as a process of its own, by this Python.
+"""Commands that run a Python module as a process of its own, by this Python.
 
 Rule: the folder that the user is in is never on the new process's path. `python -m` would put it there first, and so
 import whatever a cloned repository calls `h2.py`; folders that `PYTHONPATH` names stay on it.

@@ -1,4 +1,4 @@
-"""How long a request has waited and for what, in words: wait 3.9 s (RAM). Pure."""
+"""Waiting time of a request and its reason, in words: wait 3.9 s (RAM). Pure."""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@
     status = read(StatusResult, client.call("status"))
     print(status.cache.hot_bytes)
 
-Rule: a newer daemon sends more keys, an older one fewer. What is missing, null or of another type has its default, and
-unknown keys are left out. Sizes end in `_bytes`, counts start with `num_`, durations end in `_s` or `_ms`, `_at` is
-seconds since 1970.
+Rule: a newer daemon sends more keys, an older one fewer. A field that is missing, null or of another type has its
+default, and unknown keys are left out. Sizes end in `_bytes`, counts start with `num_`, durations end in `_s` or
+`_ms`, `_at` is seconds since 1970.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ class StatusResult:
     ranks: tuple[RankFacts, ...] = ()
     """None where one machine computes alone."""
     model_away: str | None = None
-    """Why the model is not there that the ranks load as soon as all have joined."""
+    """Reason why the model is missing that the ranks reload once all have joined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +302,7 @@ class ModelRow:
     context_length: int | None = None
     path: str | None = None
     start_name: str | None = None
-    """What a new daemon finds it by, where its id says nothing: the user's folder or file."""
+    """The user's folder or file, by which a new daemon finds a model that it cannot find by its id."""
     size_bytes: int | None = None
     modified_at: float | None = None
     download_bytes: int | None = None
@@ -325,7 +325,7 @@ class ModelProgress:
     progress: float = 0.0
     reason: str | None = None
     at: float = 0.0
-    """When it was so; 0: an older daemon does not say it."""
+    """Time of the event, seconds since the epoch; 0: an older daemon does not report it."""
     total_bytes: int = 0
     """Of a file or download, while one is read; 0: not known."""
 
@@ -411,7 +411,7 @@ class AgentResult(AgentRow):
     metadata: Mapping[str, Any] = field(default_factory=dict)
     turns: tuple[TurnRow, ...] = ()
     sharing: tuple[SharedBlocks, ...] = ()
-    """Those that share most come first."""
+    """Agents that share blocks with this one, largest share first."""
     savings: SavedFacts = SavedFacts()
 
 
@@ -448,7 +448,7 @@ class WhyResult:
 
 
 SAID = "say-"
-"""What the ids of requests begin with that `agents.say` makes: other requests of the agent may run alongside them."""
+"""Prefix of the request ids that `agents.say` makes; other requests of the agent may run alongside them."""
 
 
 def is_said(request: str) -> bool:
@@ -651,7 +651,7 @@ def _list_reader(item: Any) -> _Reader:
         inner: Any = item
         return lambda value: read_all(inner, value) if isinstance(value, list | tuple) else None
     take = _reader(item)
-    # Where None is a value of the list's, what cannot be read keeps its place as None.
+    # In a list that may hold None, an unreadable value keeps its place as None.
     gaps = type(None) in typing.get_args(item)
 
     def taken(value: object) -> Any:

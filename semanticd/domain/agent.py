@@ -42,7 +42,7 @@ class Turn:
     decode_steps: int = 0
     """Decode steps that its answer took, fewer than its tokens where drafts were right; 0: not known."""
     wait_reason: str | None = None
-    """What it waited for longest before it was computed, one of `WaitReason`; None: it was not seen waiting."""
+    """Longest wait before it was computed, one of `WaitReason`; None: no wait was observed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ MAX_COUNT = 2**40
 MAX_TIME = 253_402_214_400.0
 """Seconds since the epoch: the last day of the year 9999, which is shown in every time zone."""
 MIN_TTL_S = 1.0
-"""What a client may ask for at least: less is a unit that was mistaken. What was stored may be shorter."""
+"""Minimum that a client may request: less is a mistaken unit. Stored values may be shorter."""
 MAX_TTL_S = 10 * 365 * 86400.0
 MAX_NAME_CHARACTERS = 4096
 """Of a model's name, which may be a path."""

@@ -18,8 +18,7 @@ BlockKind = Literal["kv", "state"]
 """`kv`: keys and values of `token_ids`. `state`: a snapshot of the layers that cannot be cut by position
 (sliding window, recurrent), taken right after its parent block's last token; it holds no tokens of its own."""
 LostFile = Literal["missing", "damaged", "pruned"]
-"""What happened to a block's file: it is missing, damaged, or was removed to make room or by request.
-"""
+"""Loss of a block's file: it is missing, damaged, or was removed to make room or by request."""
 
 
 def root_hash(fingerprint: ModelFingerprint, layout: str, *, salt: str = "") -> BlockHash:

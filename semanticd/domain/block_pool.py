@@ -29,7 +29,7 @@ from semanticd.domain.ids import AgentId, BlockHash
 MAX_PINNED_SHARE = 1 / 2
 """Maximum share of the budget for pins: requests need the rest, or they would always be refused."""
 _PLAIN, _KEPT, _PINNED = range(3)
-"""How a block stands when room is needed: those of a lower standing leave before."""
+"""Standing of a block when room is needed: blocks of a lower standing are evicted first."""
 
 
 @dataclass(slots=True)
@@ -161,7 +161,7 @@ class BlockPool:
         """Iterate over the hot blocks, least recently used first."""
         return (entry.block for entry in self._entries.values())
 
-    # What is hot.
+    # Hot blocks.
 
     def get(self, block_hash: BlockHash) -> Block | None:
         """Return a hot block's facts."""
@@ -361,7 +361,7 @@ class BlockPool:
         entry = self._entries.get(block_hash)
         return entry is not None and entry.num_locks > 0
 
-    # What running caches have too.
+    # Blocks that running caches hold too.
 
     def note_running_copy(self, block_hash: BlockHash) -> None:
         """Note that a running sequence has a block's bytes, hot or not, in its running cache; counts nest."""
@@ -389,7 +389,7 @@ class BlockPool:
         else:
             self._twice.pop(block_hash, None)
 
-    # Who holds what.
+    # Agents' block tables.
 
     def set_table(self, agent: AgentId, hashes: Sequence[BlockHash]) -> None:
         """Replace the agent's block table; blocks need not be hot."""

@@ -1,6 +1,6 @@
 """The tree that blocks form, apart from any loaded model: how its names are made, and where it may be cut.
 
-What another machine says of its tree is believed as far as the names can be computed from one's own tokens.
+Another machine's tree is believed as far as its names can be computed from one's own tokens.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""How many tokens of a prompt one step computes. Pure.
+"""Number of prompt tokens that one step computes. Pure.
 
-What decides, in the order it binds:
+Limits, in the order they bind:
 
 1. *Memory.* Attention that has no fused kernel writes scores of `heads x chunk x positions`: they stay below
    `ATTENTION_BYTES`, whatever else is wanted.
@@ -30,14 +30,14 @@ EFFICIENT_TOKENS = 128
 TOKENS_PER_EXPERT = 4
 ALONE_S = 1.0
 MARGIN = 0.75
-"""How much of `max_stall_s` a chunk is meant to last; the rest is for what comes before it, and for slower chunks."""
+"""Share of `max_stall_s` that a chunk is meant to last; the rest is for preceding work, and for slower chunks."""
 ATTENTION_BYTES = 512 << 20
 """Most that one layer's scores may take; twice as much is held while they become weights, see `RESERVE_BYTES`."""
 _LEAST = 16
 _CATCH_UP = 0.1
-"""How much a slow size class is drawn towards a smaller one that was faster, at each chunk of that one."""
+"""Share by which a size class moves towards the rate of a faster smaller one, at each chunk of that one."""
 _FARTHER = 0.6
-"""What is expected of a speed where twice as many tokens are cached, until it is measured there."""
+"""Expected factor of a rate when the cached tokens double, until it is measured there."""
 _NEAR = 1024
 """Below so many positions attention takes a small part of the time."""
 

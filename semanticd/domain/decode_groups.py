@@ -1,4 +1,4 @@
-"""Which sequences decode together: every row of a batch has the room of the longest, so lengths should be alike.
+"""Groups of sequences that decode together: every row of a batch has the room of the longest, so lengths must be alike.
 
 A step costs nearly the same for one row and for several, which speaks for large batches; padding costs memory and
 attention, which speaks against mixing lengths. Rows share a batch while the longest is at most `MAX_RATIO` times the

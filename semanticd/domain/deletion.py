@@ -1,4 +1,4 @@
-"""Deletion: the disk's outcome of a deletion. What it refuses stays, all of it."""
+"""Deletion: the disk's outcome of a deletion. A refused deletion removes nothing."""
 
 from __future__ import annotations
 

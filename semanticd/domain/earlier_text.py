@@ -103,13 +103,13 @@ class EarlierText:
                 kept = _without(self, one.begin, one.end + 1)
         head = array("I", prompt[-GRAM:])
         if len(head) + len(new) + 1 > max_tokens:
-            # What is near is repeated most.
+            # Recent text is repeated most often.
             return _followed(EarlierText(), None, array("I"), new[len(new) + 1 - max_tokens :])
         return _followed(_within(kept, max_tokens - len(head) - len(new) - 1), named, head, new)
 
 
 def _within(text: EarlierText, max_tokens: int) -> EarlierText:
-    """Return a text without its oldest answers, so that it is no larger than this."""
+    """Return a text of at most `max_tokens`, without its oldest answers."""
     excess = len(text.ids) - max_tokens
     if excess <= 0:
         return text

@@ -13,8 +13,8 @@ from semanticd.domain.stop_matcher import VisibleStops
 
 Priority = Literal["interactive", "background"]
 WaitReason = Literal["restore", "place", "leader", "memory", "turn", "model", "prompt"]
-"""What a request waits for: blocks from the disk, a place in the batch, a prefix that another request computes, RAM,
-its turn, a model that loads, or its prompt, which is read."""
+"""Reason why a request waits: blocks from the disk, a place in the batch, a prefix that another request computes, RAM,
+its turn, a model that is being loaded, or its prompt, which is being read."""
 CacheTier = Literal["hot", "warm", "cold"]
 
 
@@ -39,7 +39,7 @@ MissCause = Literal[
 CAUSES_OF_LOSS: frozenset[MissCause] = frozenset(
     {"evicted", "gone_before_start", "files_missing", "files_damaged"}
 )
-"""Those of blocks that are gone: what they held is computed again."""
+"""Causes by which cached blocks were lost, so that their tokens are computed again."""
 
 
 class FinishReason(enum.Enum):
@@ -172,9 +172,9 @@ class GenerationRequest:
     sampling: SamplingParams = SamplingParams()
     agent_id: AgentId | None = None
     client: str = ""
-    """Whose part of the queue it takes while no agent is named, a key or an address; empty: one of its own."""
+    """Owner of its places in the queue while no agent is named, a key or an address; empty: the request itself."""
     share: str = ""
-    """Whose share of engine time it uses while no agent is named; empty: its own. All prompts of a body have one."""
+    """Owner of its share of engine time while no agent is named; empty: the request. A body's prompts have the same."""
     priority: Priority = "interactive"
     constraint: OutputConstraint | None = None
     num_choices: int = 1
@@ -236,7 +236,7 @@ class CacheReport:
     computed_tokens: int = 0
     miss: CacheMiss | None = None
     canonicalized: tuple[str, ...] = ()
-    """What was made equal in the prompt before it was looked up: `volatile_header`, `tool_key_order`,
+    """Parts of the prompt that were normalized before the look-up: `volatile_header`, `tool_key_order`,
     `volatile_sections`."""
 
     @property
@@ -341,7 +341,7 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallBroken:
-    """A call that was begun ended before its arguments did: it is none, and `text` is what was written of it.
+    """A call that ended before its arguments were complete: not a call after all, and `text` is the written part.
 
     A stream that has shown its beginning cannot take that back; whole answers hold the text in its place.
     """

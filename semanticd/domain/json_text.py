@@ -1,7 +1,7 @@
 """JSON inside of texts: strings of a client or a model, such as a tool call's arguments.
 
-Rule: such text is parsed here and nowhere else, and is nested no deeper than a body may be. What is nested deeper
-counts as no JSON: Python's parser accepts many more levels than what walks the value afterwards (templates, keys). So
+Rule: such text is parsed here and nowhere else, and is nested no deeper than a body may be. Deeper text does not
+count as JSON: Python's parser accepts many more levels than the code that walks the value (templates, keys). So
 do NaN and numbers beyond those of floats, which cannot be written back. Integers may have any number of digits that
 Python reads, and are written back as they were.
 """

@@ -4,7 +4,7 @@ An agent copies: files that it edits, results that it quotes, calls that have th
 `GRAM` ids were seen before, what followed them there is a draft of what follows now; a step that verifies a draft of
 four tokens costs hardly more than a step of one. Drafts are only guesses: the verification decides.
 
-What the sequence's own ids do not hold may be found in what its agent answered before, see `earlier_text`.
+Runs that the sequence's own ids do not contain may be found in earlier answers of its agent, see `earlier_text`.
 
 Nothing here grows with the context from step to step: an id is looked at once when it is new, and a long prompt is
 taken in slices, its end first.
@@ -19,18 +19,18 @@ from typing import Literal
 from semanticd.domain.earlier_text import GRAM, EarlierText
 
 Guess = Literal["own", "earlier"]
-"""Where a draft is from: the sequence's own ids, or what its agent answered before."""
+"""Source of a draft: the sequence's own ids, or earlier answers of its agent."""
 
 AUTO_DRAFTS = 12
 """Most tokens of a draft, unless the user says: beyond it a token costs more than it is likely to save."""
 SLICE_TOKENS = 1024
 """Ids of a prompt that are taken in at a time: about half a millisecond."""
 MAX_GRAMS = 1 << 16
-"""What an index remembers at most: about 8 MB; one that is full forgets all but what follows."""
+"""Maximum number of runs in an index, about 8 MB; a full index drops all runs before it adds the next ones."""
 NEAR_GRAM = 2
 """As `GRAM`, near what was being repeated until another id came: an edit is followed by what followed the original."""
 NEAR_TOKENS = 24
-"""How far before and behind that place is near, and for how many ids it is looked for."""
+"""Ids that are searched from that place on, and number of new ids for which the search lasts."""
 FIRST_WIDTH = 2
 """Draft tokens to begin with: where nothing is repeated they cost a tenth of a step."""
 MAX_FAILURES = 2
@@ -161,10 +161,10 @@ class Drafter:
         self._source: _Place | None = None
         """Position of the repeated text; followed as long as its tokens match."""
         self._lost: tuple[_Place, int] | None = None
-        """What was repeated until another id came: its place there, and the length of the ids then."""
+        """Position in the repeated text at which the ids diverged from it, and the number of ids at that time."""
         self._length = 0
         self.guess: Guess = "own"
-        """Where the last draft is from."""
+        """Source of the last draft."""
 
     def begin(self, prompt: Sequence[int], answer: Sequence[int]) -> None:
         """Follow the former answer to this very prompt, if there is one that begins with what is already answered."""

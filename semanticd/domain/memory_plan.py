@@ -41,7 +41,7 @@ _STORED_BITS: dict[StoragePrecision, float] = {
 """Bits of a stored number, of q6 8 for keys and 4 for values; fewer ones have a scale and an offset of 16 bits for
 every 64 numbers."""
 _PACKED_SHARE = 4.5 / 16
-"""What 4-bit weights take of 16-bit ones."""
+"""Size of 4-bit weights relative to 16-bit ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class DeviceMemory:
     total_bytes: int
     """RAM; under CUDA the card's memory."""
     working_set_bytes: int
-    """What weights, KV and everything else of the process may take together."""
+    """Memory limit of the whole process: weights, KV and everything else."""
 
     @property
     def room_bytes(self) -> int:
@@ -216,7 +216,7 @@ class BudgetPlan:
 
 
 Pressure = Literal["none", "warning", "critical"]
-"""How short of memory a machine is."""
+"""Shortage of memory on a machine."""
 
 _LOWERED: dict[Pressure, float] = {"none": 1.0, "warning": 0.75, "critical": 0.5}
 _RAISED_STEPS = 10

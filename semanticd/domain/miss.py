@@ -22,7 +22,7 @@ _LOST: dict[LostFile, MissCause] = {
 }
 
 _TEMPLATE_TOKENS = 48
-"""What a chat template itself may put before a client's text: its opening and a system text of its own."""
+"""Tokens that a chat template may put before a client's text: its opening and a system text of its own."""
 
 _MARKER_TOKENS = 12
 """Tokens that a marker of thinking takes at most."""
@@ -48,9 +48,9 @@ def explain_miss(
     """Return why `prompt_ids` were not cached beyond `num_matched`; None when only new tokens were computed.
 
     `previous_ids` are the agent's last transcript; the first `system_tokens` tokens are system text and tools.
-    `num_known` (None: as many as matched) counts the tokens whose blocks are there, though layers that cannot be cut go
-    on from the last snapshot before them only. `lost_file` says what befell a file of the blocks beyond the match,
-    if one was lost. Where the prompt was edited in its last `block_tokens` tokens, and these are a fifth of
+    `num_known` (None: as many as matched) counts the tokens whose blocks are there, although layers that cannot be cut
+    resume at the last snapshot before them only. `lost_file` is the loss of a file of the blocks beyond the match,
+    if there was one. Where the prompt was edited in its last `block_tokens` tokens, and these are a fifth of
     it at most, nothing is named: a block is the least that is computed. A first request that found no more than a
     template's own tokens found nothing. `same_model` is False where that transcript was computed by other weights, or
     with another tokenizer or template. `peer_failed` says that a peer did not bring what it has of the prompt beyond
@@ -85,7 +85,7 @@ def explain_miss(
             return None
         return CacheMiss(num_matched, lost, _around(previous_ids, num_matched, decode), "")
     if num_matched + 1 < shared:
-        # What is shown is the text at the miss, which both have; where they part is another place.
+        # Show the common text at the miss; the two diverge at a later position.
         return CacheMiss(num_matched, lost, _around(previous_ids, num_matched, decode), "")
     expected, found = _around(previous_ids, shared, decode), _around(prompt_ids, shared, decode)
     num_left = len(prompt_ids) - num_matched

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from semanticd.domain.limits import LIMITS
 
 HUB = "hf:"
-"""How a name begins that is a repository of the Hugging Face Hub."""
+"""Prefix of the name of a Hugging Face Hub repository."""
 DEFAULT_NAME = "default"
 """Name of the current model, or of a daemon's default model, in requests and commands."""
 _PATHS = (".", "~", "/")
@@ -18,7 +18,7 @@ _CUT = 200
 _COMPARED = 80
 """Characters of a name that is looked for among similar ones: comparing takes the square of the length."""
 _ALIKE = 0.7
-"""How alike two names are (1: equal) of which one may be the other, mistyped."""
+"""Minimum similarity (1: equal) at which one name may be the other, mistyped."""
 
 
 def is_gguf(name: str) -> bool:

@@ -155,7 +155,7 @@ class _Search:
             way = self.ways.pop()
             if self._is_worth_asking(way):
                 self._look(way)
-                # Where nothing was found yet, everything would be computed: then no question is one too many.
+                # While nothing is found, everything would be computed: then no query is one too many.
                 num_questions += self.best_tokens > 0
         blocks = self.best.blocks() if self.best is not None else ()
         if self.part is not None:

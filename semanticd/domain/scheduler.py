@@ -7,9 +7,9 @@ Rules, in the order they bind:
 2. *Single flight.* A sequence whose prompt continues into tokens another one is computing waits for that one, which
    takes its turns on behalf of all that wait: the agents of the best class among them pay for it in equal parts.
 3. *Time share.* While prefill and decode both have work, decode gets at least `decode_share` of engine time, and a
-   prefill chunk is cut so that it should last less than `max_stall_s` (see `chunk_policy`). What else holds decoding up
-   (restoring, copying blocks, joining the batch) is paid for by prefill, but for no more than `max_batch_size` times
-   `max_stall_s` before its next chunk; and none of it begins where decoding was held up for long already.
+   prefill chunk is cut so that it should last less than `max_stall_s` (see `chunk_policy`). Other work that delays
+   decoding (restoring, copying blocks, joining the batch) is charged to prefill, up to `max_batch_size` times
+   `max_stall_s` before its next chunk; and none of it begins after decoding has already been delayed for long.
 4. *Fair between agents.* Among prefills, and among waiting sequences, the agent that used the least engine time
    goes first, and of two that used equally much the one whose last chunk lies further back; `background` agents go
    after `interactive` ones until they have waited `aging_s`. Within an agent, arrival order. A sequence that has not
@@ -81,7 +81,7 @@ class Idle:
 Step = Admit | Prefill | Join | Decode | Idle
 
 _Rank = tuple[int, int, float, float, float, int]
-"""What decides who goes first, the least one does: class, whether it is still to begin, and its turn among those."""
+"""Sort key of a sequence, lowest first: class, whether it has yet to begin, and its turn among its equals."""
 
 
 @dataclass(slots=True)
@@ -89,9 +89,9 @@ class _AgentShare:
     used_s: float = 0.0
     num_sequences: int = 0
     served_at: float = float("-inf")
-    """When a sequence of the agent was last admitted or prefilled."""
+    """Time at which a sequence of the agent was last admitted or prefilled."""
     prefilled_at: float = float("-inf")
-    """When a chunk of the agent's last began."""
+    """Time at which the agent's last chunk began."""
 
 
 @dataclass(slots=True)
@@ -118,7 +118,7 @@ class Scheduler:
     _held: set[SequenceId] = field(default_factory=set)
     _blocked: set[SequenceId] = field(default_factory=set)
     _following: dict[SequenceId, tuple[SequenceId, int]] = field(default_factory=dict)
-    """Whom a waiting sequence waits for, and how many leading tokens the two share."""
+    """For a waiting sequence, the one it waits for, and the number of leading tokens that the two share."""
     _followers: dict[SequenceId, dict[SequenceId, None]] = field(default_factory=dict)
     """For a sequence, those that were found to wait for it; they may wait for another one by now."""
     _shares: dict[str, _AgentShare] = field(default_factory=dict)
@@ -128,7 +128,7 @@ class Scheduler:
     _served_level_s: float = 0.0
     """The most that an agent had used after a chunk of its prompt (seconds); never goes back, see `_entry_level`."""
     _lost_s: float = 0.0
-    """What of decode's credit prefill owes for other work than its own since its last chunk."""
+    """Decode's credit that prefill owes for work other than its own since its last chunk, in seconds."""
     _chunk_is_due: bool = False
     """Whether prefill owed so much that a chunk comes before others start and join."""
     _returned_s: float = 0.0
@@ -233,7 +233,7 @@ class Scheduler:
         """Room may have appeared: try the blocked ones again."""
         self._blocked.clear()
 
-    # What was measured.
+    # Measurements.
 
     def record_prefill(self, sequence: Sequence, *, num_tokens: int, seconds: float) -> None:
         """Account a prefill chunk, which `sequence.num_cached` counts already."""
@@ -265,7 +265,7 @@ class Scheduler:
         self._lost_s += seconds * self.limits.decode_share
         most = self.limits.max_batch_size * self.limits.max_stall_s * self.limits.decode_share
         if self._lost_s > most:
-            # Those that start and join without end would leave no time to a prompt that is computed alongside them.
+            # An endless series of starts and joins would leave no time for the prompt computed alongside them.
             self._balance_s += self._lost_s
             self._lost_s = 0.0
             self._chunk_is_due = True
@@ -344,7 +344,7 @@ class Scheduler:
         prefillable = self._prefillable()
         if not decoding and not prefillable:
             return Idle()
-        # Where no sequence decodes, a first step that also computes the prompt's last tokens holds up none.
+        # While no sequence decodes, a first step that also computes the prompt's last tokens delays no other.
         joining = next(
             (s for s in prefillable if s.num_to_prefill <= (0 if decoding else s.max_joining)), None
         )

@@ -71,7 +71,7 @@ class Sequence:
     finish_reason: FinishReason | None = None
     num_preemptions: int = 0
     share: str = ""
-    """Whose share of engine time it uses; empty: its agent's."""
+    """Owner of the share of engine time it uses; empty: its agent."""
     chain: BlockChain | None = None
     """Names of the prompt's full blocks."""
     group: int = 0

@@ -1,6 +1,6 @@
 """size_text: sizes in sentences, in the unit that suits them; those that a sentence compares are rounded with care.
 
-What is needed is rounded up and what is there is rounded down: no sentence says that a size exceeds an equal one.
+Required sizes are rounded up and available ones down: no sentence says that a size exceeds an equal one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def size(num_bytes: float) -> str:
     """Return a size in the largest unit of which it has one, rounded to the nearest tenth."""
     number = float(num_bytes)
     for unit in _UNITS[:-1]:
-        # What would be rounded to 1024.0 is one of the next.
+        # A number that would be rounded to 1024.0 becomes 1.0 of the next unit.
         if abs(number) < 1023.95:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
         number /= 1024

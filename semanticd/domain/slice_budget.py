@@ -1,4 +1,4 @@
-"""How much of a long computation may be done at once between steps that others wait for.
+"""Length of the slices of a long computation between steps that other requests wait for.
 
 ```
 no other work       a slice lasts about `alone_s`, which is how long a new request may have to wait

@@ -17,7 +17,7 @@ from itertools import takewhile
 from semanticd.domain.chat import ChatPrompt, Message, Part, TextPart
 
 VOLATILE_SECTIONS = "volatile_sections"
-"""How a report names that sections were moved."""
+"""Name under which a report lists that sections were moved."""
 
 _END = r"(?:\n|\Z)"
 _GIT_BEGINS = r"(?:gitStatus: |# gitStatus\n)This is the git status at the start of the conversation\."

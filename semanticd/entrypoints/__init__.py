@@ -1,1 +1,1 @@
-"""Where processes begin: the composition root, the daemon and the command line."""
+"""Entry points of the processes: the composition root, the daemon and the command line."""

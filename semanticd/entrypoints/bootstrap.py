@@ -73,7 +73,7 @@ if TYPE_CHECKING:  # loaded where a hostfile is set, and nowhere else
 _MIB = 1024 * 1024
 _GIB = 1024**3
 _CLOCK_IS_BEHIND_S = 60.0
-"""How far the machine's date may be behind the newest stored one before a line is worth it."""
+"""Seconds that the machine's date may be behind the newest stored one without a warning in the log."""
 _PRECISIONS: dict[int | None, StoragePrecision] = {None: "exact", 8: "q8", 6: "q6", 4: "q4"}
 
 
@@ -110,7 +110,7 @@ class Daemon:
     traces: TraceWriter | None
     device: DeviceMemory
     ranks: RankGroup | None
-    """Where the machines join that compute with this one; None: it computes alone."""
+    """Group that the other machines of the model join; None: this one computes alone."""
 
 
 def build(

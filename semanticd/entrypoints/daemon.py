@@ -50,7 +50,7 @@ _DRAIN_POLL_S = 0.05
 _HTTP_GRACE_S = 2
 _FAILED, _WRONG_SETTINGS, _INTERRUPTED = 1, 2, 130
 ENDING_LIMIT_S = 80.0
-"""How long the ending may take once requests are done: time to write several GiB."""
+"""Maximum time for shutting down after the last request, in seconds: time to write several GiB."""
 
 
 def main(flags: Mapping[str, Any] | None = None, *, files: FileSystem | None = None) -> int:
@@ -371,7 +371,7 @@ class _Life:
         await asyncio.to_thread(close, self._daemon)
         self._log.info("daemon_stopped")
 
-    # What the control plane may ask of the daemon itself.
+    # The daemon's own services for the control plane.
 
     def _services(self) -> Services:
         daemon = self._daemon

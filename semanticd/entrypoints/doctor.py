@@ -84,7 +84,7 @@ class Doctor:
         self._ranks = ranks
 
     async def run(self, generate: bool = True) -> DoctorReport:
-        """Return all findings; without `generate` the engine is left alone."""
+        """Return all findings; the engine is used with `generate` only."""
         findings = await asyncio.to_thread(lambda: list(examine(self._settings, device=self._device)))
         findings += await check_peers(self._settings, self._trees())
         ranks = self._ranks() if self._ranks is not None else None

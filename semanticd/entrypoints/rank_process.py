@@ -45,7 +45,7 @@ class RankOrder:
     settings: Settings
     rank: int
     address: tuple[str, int]
-    """Where the daemon listens for ranks."""
+    """Address on which the daemon listens for ranks."""
     key: str
 
 

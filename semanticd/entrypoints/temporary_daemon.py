@@ -45,7 +45,7 @@ Progress = Callable[[str, float], None]
 def remove_leftovers(beside: Path, *, now: float) -> int:
     """Remove folders of temporary daemons that were killed, once they are a day old; returns how many.
 
-    `now` is the time in seconds since the epoch. What cannot be removed stays.
+    `now` is the time in seconds since the epoch. Files that cannot be removed stay.
     """
     removed = 0
     for folder in beside.glob(f"{_PREFIX}*"):

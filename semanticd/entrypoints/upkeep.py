@@ -67,7 +67,7 @@ class Upkeep:
     def settle(self) -> None:
         """Do once, when the first model is loaded, what requests would wait for."""
         self._reserve_memory()
-        # What was loaded by now stays; looking through it for cycles takes 50 ms each time.
+        # Objects loaded by now stay; every search for cycles among them takes 50 ms.
         gc.collect()
         gc.freeze()
 

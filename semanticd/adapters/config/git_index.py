@@ -1,7 +1,7 @@
 """Whether git tracks a file, read from the index itself.
 
 Git is not run: a repository of another author may name programs in its configuration that git would start. The
-format is gitformat-index(5), versions 2 to 4. What cannot be read counts as tracked, the careful answer.
+format is gitformat-index(5), versions 2 to 4. If the index cannot be read, the file counts as tracked, to be safe.
 """
 
 from __future__ import annotations

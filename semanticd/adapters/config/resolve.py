@@ -103,7 +103,7 @@ def load_settings(
     complaints += _contradictions(settings)
     warnings = [warning for source in sources for warning in source.warnings]
     if complaints:
-        # What was passed over may be the cause: a variable with a typing mistake.
+        # An ignored variable, such as a misspelled one, may be the cause.
         complaints += warnings
         raise ConfigurationError("cannot use the settings:\n" + "\n".join(f"  - {one}" for one in complaints))
     files = tuple(source.file for source in sources if source.file is not None)

@@ -50,7 +50,7 @@ def setting(
     Rule: a setting is guarded unless every value that it takes leaves all defences and limits as the user set them. So
     these are: what listens and who may ask (address, ports, keys, hosts, origins, model names), what is reached or read
     (endpoints, peers, folders, models that are not ours), what is recorded or kept, whatever switches off a check, and
-    each limit on requests, memory or disk. What is left decides about speed, precision and form only. A test lists it.
+    each limit on requests, memory or disk. The others decide about speed, precision and form only. A test lists them.
     """
     metadata = {"kind": kind, "meaning": meaning, "env": env, "secret": secret, "guarded": guarded or secret}
     if callable(default):

@@ -1,4 +1,4 @@
-"""Where values come from: flags, environment, TOML (`.env` is next door). Each source gives raw values by dotted name.
+"""Sources of settings: flags, environment, TOML (`.env` is next door). Each source gives raw values by dotted name.
 
 Nothing here judges a value. An unknown name is a mistake on a command line and in our own file, and the closest known
 one is named; an unknown variable `SEMANTIC_…` may be another program's, and is only pointed out.

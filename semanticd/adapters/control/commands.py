@@ -32,7 +32,7 @@ class CommandContext:
 
     services: Services
     client: str = ""
-    """How the client named itself in `hello`; for the log."""
+    """The client's name from `hello`; for the log."""
 
 
 Run = Callable[[CommandContext, Mapping[str, Any]], Awaitable[object]]

@@ -313,7 +313,7 @@ class Connection:
             while True:
                 topic, data, num_dropped = await subscription.next()
                 if num_dropped and m.AGENT_CHANGES in topics:
-                    # What changed may be among what was lost: it begins with all of them again.
+                    # Changes may be among the lost messages: start again with all agents.
                     whole = await take_snapshot(self._services, m.AGENT_CHANGES, log=self._log)
                     if whole is not None:
                         await self._send(m.Event(m.EVENT_NAMES[m.AGENT_CHANGES], sub, whole))

@@ -37,7 +37,7 @@ class DoctorService(Protocol):
     """Examines the installation from inside."""
 
     async def run(self, generate: bool = True) -> Published:
-        """Return `control.results.DoctorResult`; without `generate` the engine is left alone."""
+        """Return `control.results.DoctorResult`; the engine is used with `generate` only."""
 
 
 class LifecycleService(Protocol):

@@ -138,7 +138,7 @@ class BoundedProtocol(H11Protocol):
         self._write_timer: asyncio.TimerHandle | None = None
         self._unsent = 0
 
-    # What happens on the connection.
+    # Events of the connection.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take it in, or turn it away."""
@@ -199,7 +199,7 @@ class BoundedProtocol(H11Protocol):
             return InvalidHttpError(str(error))
         if isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == _HEAD_TOO_LARGE:
             return HeadersTooLargeError(f"the headers exceed {self.limits.header_bytes} bytes")
-        # What h11 says quotes the request, and with it perhaps a key.
+        # h11's message quotes the request, and with it perhaps a key.
         return InvalidHttpError("the request is not valid HTTP/1.1")
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -221,7 +221,7 @@ class BoundedProtocol(H11Protocol):
             self._write_timer = None
         super().resume_writing()
 
-    # What follows from it.
+    # Timers and states that follow from the events.
 
     def _note_state(self) -> None:
         # uvicorn says `None` of a connection without a request so far, but its annotation does not.

@@ -1,7 +1,7 @@
 """StrictConnection: h11's reading of requests, without those that a proxy in front may read in another way.
 
-Rule: where a request ends has one answer, or the request is refused and the connection closed. What stood behind such a
-request would else be a second one that the proxy never saw: it passes the proxy's rules, or another client gets its
+Rule: a request whose end is ambiguous is refused, and the connection closed. Otherwise the bytes after its end could be
+a second request that the proxy never saw: it would bypass the proxy's rules, or another client would get its
 answer.
 """
 

@@ -1,1 +1,1 @@
-"""Where model files come from: aliases, sources, download with progress, fingerprint."""
+"""Model files: aliases, sources, download with progress, fingerprint."""

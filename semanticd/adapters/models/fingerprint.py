@@ -1,8 +1,8 @@
 """Names a model by its content: every file that a loader may read.
 
-What a loader reads is not listed anywhere: models bring code, vocabularies of many kinds, templates in folders. So all
-files count, save those that cannot matter (documents, pictures, weights in formats that are not loaded) and those that
-matter, but not to the KV of given tokens: what was computed before they changed stays usable.
+No list says which files a loader reads: models bring code, vocabularies of many kinds, templates in folders. So all
+files count, except those that cannot matter (documents, pictures, weights in formats that are not loaded) and those
+that matter, but not to the KV of given tokens: blocks computed before they changed stay usable.
 
 Reading gigabytes takes a while, so a fingerprint is computed once per set of files and remembered by their paths,
 sizes, times of change and inodes, in a folder of ours: nothing is written into a model's. A file that was put in

@@ -16,7 +16,7 @@ from semanticd.domain.generation import ModelDefaults
 DEFAULT_CONTEXT = 4096
 
 _NESTED = ("text_config", "language_config", "llm_config")
-"""Where models that see or hear keep the settings of their language part."""
+"""Keys under which multimodal models keep the settings of their language model."""
 _LONGEST_HEAD = 100 << 20
 _LONGEST_CONTEXT = 1 << 27
 """Longer ones mean "no limit": tokenizers write 1e30."""

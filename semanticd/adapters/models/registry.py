@@ -224,7 +224,7 @@ class ModelRegistry:
             given = (user_models or {})[name]
             self._entries[name] = (entry if known is None else _with_size(entry, known[0], given), sources)
 
-        # What the user calls a model is that model, also where a profile is shipped under this name.
+        # A user's model takes precedence over a shipped profile of the same name.
         self._profiles = {
             name: profile
             for name, profile in read_profiles(shipped["profiles"], origin="registry.toml").items()
@@ -360,7 +360,7 @@ class ModelRegistry:
         names = [one for entry, _ in self._entries.values() for one in (entry.name, *entry.aliases)]
         return did_you_mean(name, [*names, *self._profiles])
 
-    # What is here.
+    # Installed models.
 
     def installed(self) -> list[InstalledModel]:
         """Return the models whose files are complete."""
@@ -548,7 +548,7 @@ class ModelRegistry:
         shutil.rmtree(downloads, ignore_errors=True)
 
     def remove(self, name: str) -> int:
-        """Delete a model's files under the models' folder; local folders elsewhere are left alone."""
+        """Delete a model's files under the models' folder; local folders elsewhere are not deleted."""
         entry, sources = self._resolve(name)
         folder = self._folder(entry, sources)
         if not folder.is_dir():
@@ -566,7 +566,7 @@ class ModelRegistry:
 
 
 def _folder_name(path: Path) -> str:
-    # Where a link leads says less than its own name does, but `.` and `..` are none.
+    # A link's own name says more than its target's, but `.` and `..` are not names.
     return plain_name(path.name if path.name not in ("", "..") else path.resolve().name)
 
 

@@ -23,7 +23,7 @@ from semanticd.domain.generation import OutputConstraint, SamplingParams
 from semanticd.domain.ids import SequenceId
 
 _GREEDY = SamplingParams(temperature=0)
-"""How ranks but the first sample: what comes of it is replaced by rank 0's token."""
+"""Sampling of all ranks but the first, whose token replaces theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class LoadOrder:
     precision: str
     cpu_math: bool
     limit_s: float
-    """How long neighbours are waited for."""
+    """Seconds to wait for the neighbours in the ring."""
 
     def sent(self) -> dict[str, Any]:
         """Return it as it is sent."""
@@ -57,7 +57,7 @@ class LoadedShard:
 
     model: LoadedModel
     mode: str
-    """How the model is spread: `tensor` or `pipeline`."""
+    """Parallelism of the model: `tensor` or `pipeline`."""
     kv_budget_bytes: int
     """Bytes for KV on this machine: its memory less its weights."""
 

@@ -1,8 +1,8 @@
 """Formation: ranks that form one ring and hold one model, for as long as all of them work.
 
 The engine thread calls steps; each goes to every rank, in the same order, and is done when all have answered. Blocks of
-the workers' disks go over links of their own, whose answers a thread takes. Whatever goes wrong with one rank (it is
-gone, it is slow, it answered otherwise than the others) ends the formation permanently: every call from then on raises.
+the workers' disks go over links of their own, whose answers a thread takes. Any failure of one rank (it is gone, it is
+slow, its answer differs from the others') ends the formation permanently: every call from then on raises.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RETRY_S = 5.0
 _PING_EVERY_S = 2.0
 _LONGEST_WAIT_S = 0.5
 _FAILED_S = 2.0
-"""How long the other ranks have to end a step that one of them could not do."""
+"""Seconds that the other ranks have to end a step that failed on one of them."""
 
 
 @dataclass(slots=True)
@@ -136,7 +136,7 @@ class Formation:
 
         Raises:
             OverloadedError: The formation has ended, or ends with this step.
-            SemanticError: What all ranks concerned raised.
+            SemanticError: The error that all ranks concerned raised.
         """
         step = self.begin(name, *arguments, first=first)
         return self._finish(step, time.monotonic() + self.timeout_s)
@@ -180,7 +180,7 @@ class Formation:
 
         Raises:
             OverloadedError: The formation has ended, or ends with this step.
-            SemanticError: What all ranks concerned raised.
+            SemanticError: The error that all ranks concerned raised.
         """
         return self._answered(step, self.members, wait_s)
 
@@ -189,7 +189,7 @@ class Formation:
 
         Raises:
             OverloadedError: The formation has ended, or ends with this step.
-            SemanticError: What all ranks concerned raised.
+            SemanticError: The error that all ranks concerned raised.
         """
         return self._results(step, self.members)
 

@@ -37,7 +37,7 @@ from semanticd.domain.limits import LIMITS
 
 HANDSHAKE_S = 5.0
 STARTING_AGAIN_S = 60.0
-"""How long ranks may take to start again after a formation: a process of each imports MLX and its libraries."""
+"""Seconds that ranks may take to restart after a formation: each starts a process that imports MLX."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class RankGroup:
         self.awaited: str | None = None
         """Name of the model that is loaded as soon as all ranks have joined."""
         self.trouble = ""
-        """Why it could not be loaded when they had."""
+        """Reason why loading it failed although all ranks had joined."""
         self._told_taken: dict[int, str] = {}
         self._closing = False
         self._listener: socket.socket | None = None
@@ -227,8 +227,8 @@ class RankGroup:
     def _held_by(self, who: Introduction) -> str | None:
         """See `_holder`; under the lock.
 
-        Two workers of one rank must not displace each other for ever: the first one keeps it while its links live.
-        Those of a machine that is off or was started anew end by themselves (`Link`).
+        Two workers of one rank must not displace each other forever: the first one keeps it while its links live.
+        Links of a machine that is off or was restarted end by themselves (`Link`).
         """
         self._forget_if_lost(who.rank)
         for other, link in self._lobby.get(who.rank, {}).values():

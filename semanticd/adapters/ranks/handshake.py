@@ -7,7 +7,7 @@ daemon                                              rank
   acceptance: proof(key, "daemon", …) ──────────>     or a refusal: why, or that another worker has this rank
 ```
 Proofs are HMAC-SHA256 over both nonces and the introduction, each side's with its own word in front, so that no proof
-can be sent back. What follows is neither encrypted nor signed.
+can be sent back. The messages after the handshake are neither encrypted nor signed.
 """
 
 from __future__ import annotations

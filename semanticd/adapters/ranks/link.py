@@ -24,8 +24,8 @@ MAX_BYTES = 1 << 30
 _READ_BYTES = 1 << 18
 _SEND_S = 60.0
 _PROBED_AFTER_S, _PROBED_EVERY_S, _NUM_PROBES = 5, 5, 5
-"""When the system asks after a silent machine: one that was started anew says that it knows nothing of the
-connection, one that is off ends it half a minute later."""
+"""TCP keepalive, in seconds: a machine that was restarted resets the connection at the first probe; one that is off
+loses it after half a minute."""
 
 
 class LinkLostError(ConnectionError):

@@ -1,6 +1,6 @@
 """RankedLoader: the port `ModelLoader` for a model over several machines: ranks load their shards, the daemon the text.
 
-What can be refused is refused before any rank loads: heads that ranks do not divide, families that cannot be spread.
+Models are refused before any rank loads if possible: heads that ranks do not divide, families that cannot be spread.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from semanticd.domain.model_cache_spec import ModelCacheSpec
 
 _SLICE_S = 0.005
 _LOAD_LIMIT_S = 1800.0
-"""How long ranks may load; that they are alive is seen from their links."""
+"""Maximum time for loading on all ranks, in seconds; their links show that they are alive."""
 
 
 class ModelText(Protocol):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 EXIT_REFUSED = 4
-"""How a rank's process ends that the daemon does not want: started again it would be refused again."""
+"""Exit status of a rank's process that the daemon refused: it would be refused again after a restart."""
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.2, 5.0
 _LASTED_S = 10.0
 """A process that lived so long is started again at once."""

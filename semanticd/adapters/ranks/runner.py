@@ -1,7 +1,7 @@
 """RankedRunner: the port `ModelRunner` on top of a formation: every call is a step of all ranks. Engine thread only.
 
 Payloads are handles: what they stand for lies in the ranks, and leaves them with the step after the payload is dropped.
-What is asked all the time (bytes) is known from the last answer. Nothing is guessed ahead, and a chunk is never left in
+Frequently queried numbers (bytes) come from the last answer. There are no drafts, and a chunk is never left in
 the middle: all ranks do the same, whatever happens.
 """
 
@@ -158,7 +158,7 @@ class RankedRunner:
         """Join a decode batch; rank 0 alone knows how tokens are chosen."""
         form = None if constraint is None else constraint_out(constraint)
         if form is not None and form["kind"] != "any":
-            # What may take time or fail comes first: the other ranks would wait in the middle of a step.
+            # A call that may take time or fail comes first: the other ranks would wait in the middle of a step.
             self._formation.call_first("form", form)
         place = (sequence_id, last_token, list(context), num_generated)
         rest = (seed, group, max_length)

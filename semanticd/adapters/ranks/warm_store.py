@@ -88,7 +88,7 @@ class RankedWarmStore:
         """By rank: why it did not write the last blocks it was sent."""
         self._rare_logs = rare_logs
 
-    # What the index answers.
+    # Queries that the index answers.
 
     def get(self, block_hash: BlockHash) -> Block | None:
         """See `WarmStore`."""
@@ -240,7 +240,7 @@ class RankedWarmStore:
         own.add_done_callback(done)
 
     def _report_refusal(self, member: Member, *, num_blocks: int, reason: str) -> None:
-        """Log that a worker did not write blocks, once for each reason; one that writes again may do so anew."""
+        """Log that a worker did not write blocks, once for each reason; again after it has written some."""
         known = self._refusals.get(member.rank, "")
         self._refusals[member.rank] = reason if num_blocks else ""
         if num_blocks and reason != known:

@@ -52,7 +52,7 @@ class StepFacts:
     spare_bytes: Mapping[int, int]
     """By decode batch."""
     memory_bytes: int
-    """What its tensors take."""
+    """Bytes of its tensors."""
     seconds: float
 
 

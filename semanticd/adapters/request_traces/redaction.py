@@ -3,7 +3,7 @@
 Rule: a text becomes letters of the same number, 16 characters at a time, each group made by a keyed hash of everything
 in the text up to its end. Equal texts stay equal, texts that begin alike continue beginning alike (in whole groups),
 and nothing else is equal: a word that comes twice is hidden twice. The key lives in the process and is never written.
-What says a dialect's form (roles, types, schema words) is kept, everything else is content.
+Words of a dialect's format (roles, types, schema words) are kept, everything else is content.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ LAST_BELIEVED = 4_102_444_800.0
 RELEASED = 1_793_491_200.0
 """The first of November 2026: a machine whose date is before it has a wrong one."""
 MOST_AHEAD_S = 86_400.0
-"""How far a stored date may be ahead of a machine's that may be right."""
+"""Seconds that a stored date may be ahead of the machine's date while the stored one is still believed."""
 
 
 class SystemClock:

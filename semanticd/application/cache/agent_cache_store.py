@@ -267,7 +267,7 @@ class AgentCacheStore:
         payload = self.load(record)
         if payload is None:
             return False
-        # What a peer brought, or was deleted while it was read, is written here as if it had been computed here.
+        # A block from a peer, or one deleted while it was read, is written as if it had been computed here.
         dirty = not self._is_warm(record.block.block_hash)
         self._insert(record.block, payload, record.fingerprint, dirty=dirty)
         return True
@@ -277,8 +277,8 @@ class AgentCacheStore:
     ) -> None:
         """Make displaced blocks hot from a running cache, which holds them at these positions.
 
-        The caller has seen that there is room. What has not the size that it had is left out. What the disk has not,
-        or not any more, is written.
+        The caller has checked that there is room. Blocks whose size has changed are left out. Blocks that are not, or
+        no longer, on disk are written.
         """
         spans = [(start, start + block.num_tokens) for block, start in blocks]
         payloads = runner.copy_blocks(sequence_id, spans)
@@ -330,9 +330,9 @@ class AgentCacheStore:
         """Keep the KV of the tokens of `blocks`, which lie at positions `start`… of the running sequence.
 
         Returns the names, of the first ones only where there is no room for all of them before the disk has caught up:
-        none means that there is none for the next. What others left behind makes room. The budget is overdrawn by one
-        block at most, so that a sequence which fills it alone can be kept piece by piece. What is missing is copied at
-        once.
+        none means that there is none for the next. Blocks that others left are evicted. The budget is overdrawn by one
+        block at most, so that a sequence which fills it alone can be kept piece by piece. Missing blocks are copied
+        at once.
         """
         spec = runner.spec
         found: list[_NewBlock] = []
@@ -476,7 +476,7 @@ class AgentCacheStore:
         """Return whether a hot block was deleted while it was in use."""
         return self._writes is not None and self._writes.is_deleted(block_hash)
 
-    # What running caches have too.
+    # Blocks that running caches hold too.
 
     def note_running_copy(self, blocks: Iterable[Block]) -> None:
         """Note that a running sequence has the bytes of these blocks in its running cache: they leave RAM first."""
@@ -635,7 +635,7 @@ class AgentCacheStore:
             missing = num_bytes - self.pool.free_bytes
             if missing <= 0:
                 return True
-            # What waits for a disk that does not answer may never leave, nor what comes before it.
+            # Blocks that wait for a disk that does not respond may never leave, nor may their ancestors.
             at_once = self.disk_stalled
             pinned_bytes = self.pool.pins_in_the_way(num_bytes, at_once=at_once) if over_pins else 0
             blocks = self.pool.victims(missing, at_any_cost=at_once, pinned_bytes=pinned_bytes)
@@ -643,7 +643,7 @@ class AgentCacheStore:
         if waiting:
             self.persist()
             with self.lock:
-                # What has just turned out never to be written need not wait for a write to end.
+                # Blocks whose writes were just refused need not wait for a write to end.
                 for name in waiting:
                     block = self.pool.get(name)
                     may_leave = self.pool.can_leave(name) or (over_pins and not self.pool.is_locked(name))
@@ -683,7 +683,7 @@ class AgentCacheStore:
                 self._leave_once_written(name, reason)
                 return False
             if reason != "budget" or (self.pool.has_children(name) and not self.disk_stalled):
-                # What follows it would be of no use any more, and leaves before it.
+                # Its descendants would be useless without it, and leave before it.
                 return False
         self._remove(block, reason)
         return True
@@ -798,9 +798,9 @@ class AgentCacheStore:
             return self.pool.pin_frees(agent_id)
 
     def bytes_beside_pins(self, budget_bytes: int, agent_id: AgentId | None = None) -> int:
-        """Return what pins leave of a budget (bytes) to a request of this agent, if any: its own pin makes way for it.
+        """Return what pins leave of a budget (bytes) to a request of this agent, if any: its own pin does not count.
 
-        Pinned blocks beyond the share of pins, which became hot since, make way for any request.
+        Pinned blocks beyond the share of pins, which became hot since, are evicted for any request.
         """
         with self.lock:
             own = 0 if agent_id is None else self.pool.pin_frees(agent_id)

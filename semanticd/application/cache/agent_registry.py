@@ -1,8 +1,8 @@
 """AgentRegistry: the agents this daemon knows, in memory as far as they are in use, all of them in the archive.
 
 Callable from any thread; `lock` is the cache store's, so that agents and blocks change together. The engine thread asks
-about agents that a request holds only: they are in memory, or there are none, so that it waits for no disk. Whatever
-reads the archive does so before it takes the lock, for which the engine thread would wait.
+about agents that a request holds only: they are in memory, or there are none, so that it waits for no disk. Methods
+that read the archive do so before they take the lock, for which the engine thread would wait.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class AgentRegistry:
         self._post = post
         self._agents: OrderedDict[AgentId, Agent] = OrderedDict()
         self._held: Counter[AgentId] = Counter()
-        """How many requests hold an agent; one that is not in memory either is not in the archive."""
+        """Requests that hold each agent; a held agent that is not in memory is not in the archive either."""
         self._num_changes = 0
         """Grows with every save and deletion: earlier reads of the archive may be out of date."""
         self._transcripts: dict[tuple[ModelFingerprint, str], TranscriptIndex] = {}
@@ -339,7 +339,7 @@ class AgentRegistry:
             return list(reversed(self._agents.values()))
 
     def let_pin_go(self, agent_id: AgentId) -> bool:
-        """Let a pin make way for the agent's own turn; `renew_pins` and the turn's end bring it back."""
+        """Suspend a pin for the agent's own turn; `renew_pins` and the turn's end restore it."""
         return self._tables.let_go(agent_id)
 
     def renew_pins(self) -> None:

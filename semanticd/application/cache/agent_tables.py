@@ -114,7 +114,7 @@ class AgentTables:
     def limit_agents(self, *, sparing: frozenset[AgentId] = frozenset()) -> None:
         """Demote the least recently used agents until at most the configured number is hot, if RAM is short.
 
-        Room that is there already is no reason to read an agent from the disk at its next turn.
+        While RAM has room, demotion would only cost a read from the disk at the agent's next turn.
         """
         with self._lock:
             excess = self._pool.num_hot_agents - self._max_agents
@@ -142,7 +142,7 @@ class AgentTables:
             table = self._pool.table(agent_id)
             own = [name for name in table if self._pool.holders(name) <= {agent_id}]
         known = set(own)
-        # What follows them and is in no table belongs to earlier turns, or to answers that were given otherwise since.
+        # Blocks after them that are in no table belong to earlier turns, or to answers that changed since.
         found, to_ask = list(own), list(own)
         while to_ask:
             for child in self._store.children(to_ask.pop()):

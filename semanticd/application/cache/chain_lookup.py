@@ -71,7 +71,7 @@ class ChainLookup:
         return self._warm_blocks.get(block_hash)
 
     def _ask(self, warm: WarmStore, chain: BlockChain, first: int) -> None:
-        """Ask for the blocks from `first` on: few at first, for most prompts that miss do so early."""
+        """Query the blocks from `first` on: only a few at first, because a miss usually occurs early."""
         end = min(first + max(_FIRST_QUESTION, 2 * self._num_asked), first + _LARGEST_QUESTION)
         names = chain.hashes[first:end]
         sizes = warm.block_bytes(names)

@@ -1,8 +1,8 @@
 """WriteBehind: selects the dirty blocks to write next, and tracks those in flight.
 
 Pure book-keeping: the store copies tensors and calls the disk. A block that shall leave RAM while it is dirty leaves
-once it is on disk. What the warm store refuses is not offered again before it is used again, or `retry_refused` is
-called.
+once it is on disk. A block that the warm store refuses is not offered again before it is used again, or
+`retry_refused` is called.
 Every method is called under the cache store's lock.
 """
 

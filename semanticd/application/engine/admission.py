@@ -140,7 +140,7 @@ class Admission:
             state=self._store.payload(match.state.block_hash) if match.state else None,
             capacity_tokens=sequence.num_tokens + 1,
         )
-        # What it reused lies in its running cache now.
+        # The reused blocks are in its running cache now.
         running.reservation.end()
         running.reservation = self._store.reserve()
         self._restore.forget(running.sequence_id)
@@ -167,7 +167,7 @@ class Admission:
     def _take_snapshot(running: RunningSequence, state: Block) -> list[MatchedBlock]:
         """Note the snapshot that the sequence continues from; returns the full blocks before it.
 
-        What lies between block boundaries is published again when its block is full: only there others find it.
+        Tokens between block boundaries are published again when their block is full: other prompts match full blocks.
         """
         sequence, blocks, size = running.sequence, running.match.blocks, running.spec.block_tokens
         full = []

@@ -249,7 +249,7 @@ class BlockCommit:
                 return None
             segments = agent.transcript.segments
             prompt, answer = token_ids_of(segments[:-1]), segments[-1].token_ids
-            # What an earlier version imported may hold any numbers.
+            # Imports by earlier versions may hold any numbers.
             if outside_vocabulary(prompt + answer, model.tokenizer.vocab_size) is not None:
                 return None
             return self._answers.remember(agent.agent_id, model.content, prompt=prompt, answer=answer)

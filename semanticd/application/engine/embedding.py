@@ -155,7 +155,7 @@ class Embedding:
         self._budget.record(work.job.model_id, num_tokens=num_tokens, seconds=seconds, contended=contended)
         if work in self._work:
             self._work.rotate(-1)
-        # What took no time on this clock was a slice all the same.
+        # A slice that took no time on this clock still counts as one.
         return max(seconds, 1e-9)
 
     def _guarded_slice(self, work: _Work, size: int) -> int:
@@ -265,7 +265,7 @@ class Embedding:
         return self._make(work, size.num_bytes)
 
     def _beside_pins(self, work: _Work, budget_bytes: int) -> int:
-        """Return what pins leave of a budget (bytes) to a job: those that were set since it was taken make way."""
+        """Return what pins leave of a budget (bytes) to a job: pins set after it was accepted do not count."""
         return budget_bytes if work.fits_beside_pins else self._store.bytes_beside_pins(budget_bytes)
 
     def _fits(self, job: EmbeddingJob) -> bool:

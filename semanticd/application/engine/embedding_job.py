@@ -9,7 +9,7 @@ from semanticd.domain.agent_name import stand_in
 from semanticd.domain.ids import AgentId, ModelId, RequestId
 
 HOLDER = stand_in("embeddings")
-"""Who takes the places of jobs in the queue: all of them together, a place each however many texts a job has."""
+"""Holder of the jobs' places in the queue: one for all jobs, with one place per job, whatever its number of texts."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -51,10 +51,10 @@ from semanticd.domain.stop_matcher import StopMatcher
 _T = TypeVar("_T")
 
 _BUSY_WAIT_S = 0.05
-"""How long an idle engine waits for an event while something outside is under way."""
+"""Seconds that an idle engine waits for an event while outside work is under way."""
 _IDLE_WAIT_S = 1.0
 STALLED_AFTER_S = 10.0
-"""How long no write may end before blocks that are not written yet may be dropped to make room."""
+"""Seconds without a finished write after which unwritten blocks may be dropped to make room."""
 _STALLED_DISK_S = 30.0
 """For how long, at the end, no block may reach the disk before the rest is given up; a slow disk is waited for."""
 _CHECKED_BLOCKS = 256
@@ -574,7 +574,7 @@ class BlockPoolBatchEngine:
                 self._commit.snapshot(running, at_boundary=chunk.at_boundary)
             else:
                 self._commit.publish(running, up_to=stop, with_tail=False)
-            # What was computed is written while the next chunk is: all writes at the end would delay the others.
+            # Computed blocks are written during the next chunk: all writes at the end would delay other requests.
             self._store.persist(limit_bytes=max(running.spec.stored_bytes(len(ids)), 1))
             self._scheduler.record_stall(self._clock.monotonic() - began - seconds)
         except OutOfMemoryError as error:

@@ -24,9 +24,9 @@ from semanticd.domain.scheduler import Scheduler
 
 CHECK_EVERY_S = 1.0
 LOWER_EVERY_S = 5.0
-"""How long a lower budget gets to take effect before it is lowered again: blocks are written before they leave."""
+"""Seconds for a lower budget to take effect before the next step: blocks are written before they leave."""
 CALM_S = 60.0
-"""How long memory must not have been short before the budget is raised."""
+"""Seconds without a shortage of memory before the budget is raised."""
 RAISE_EVERY_S = 10.0
 
 Cause = Literal["pressure", "out_of_memory"]
@@ -63,7 +63,7 @@ class MemoryGuard:
         self._checked_at = float("-inf")
         self._lowered_at = float("-inf")
         self._short_at = float("-inf")
-        """When memory was last seen to be short."""
+        """Clock reading of the last shortage of memory."""
         self._raised_at = float("-inf")
         self._lowered_bytes: int | None = None
         """The budget while it is lower than planned."""
@@ -145,7 +145,7 @@ class MemoryGuard:
         budget = raised(self._store.ledger().budget_bytes, planned_bytes=planned)
         self._lowered_bytes = budget if budget < planned else None
         self._set(budget, planned=planned)
-        # What waited for room may fit now.
+        # Requests that waited for room may fit now.
         self._scheduler.unblock()
         if self._lowered_bytes is None:
             self._log.info("memory_budget_restored", budget_bytes=budget)

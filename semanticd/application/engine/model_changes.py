@@ -22,8 +22,8 @@ from semanticd.domain.errors import ConflictError, DrainingError, ModelNotFoundE
 from semanticd.domain.ids import BlockHash, ModelId
 
 LEAVING_WRITES_S = 30.0
-"""How long a model that leaves waits for the disk in all, which takes its blocks first: behind a slow disk a swap must
-not wait for minutes. The rest is computed again."""
+"""Seconds that unloading a model waits for its blocks' writes, in total: a swap must not wait minutes for a slow disk.
+Blocks that are not written by then are lost and computed again."""
 
 LoadSteps = Generator[None, None, LoadedModel]
 """See `ModelLoader.load`."""

@@ -46,7 +46,7 @@ class OutputProcessor:
         if ended_turn:
             sequence.output_ids.append(token.token_id)
             if running.submission.score_prompt and token.logprob is not None:
-                # Who asks for a prompt's scores counts on one more for every token, this one too.
+                # A client that requests a prompt's scores expects one for every token, this one included.
                 running.held_logprobs.append(running.describe(token))
             text, stopped = running.flush()
         else:

@@ -22,7 +22,7 @@ from semanticd.domain.model_cache_spec import ModelCacheSpec
 from semanticd.domain.scheduler import Scheduler
 
 ANSWER_DEADLINE_S = 2 * LOOK_UP_S
-"""When an answer is given up that its own deadline did not end."""
+"""Seconds after which a reply is abandoned although its own deadline has not ended it."""
 
 
 class PeerLookup:

@@ -42,7 +42,7 @@ class Preemption:
         self._output = output
         self._embedding = embedding
         self.waits_for_disk = False
-        """Whether what runs would outgrow the budget, and will not once the disk has taken blocks."""
+        """Whether running requests would outgrow the budget unless the disk writes blocks first."""
 
     def keep_within_budget(self) -> None:
         """Evict, preempt or cut short until what runs, and is about to grow, fits; or the disk will make it fit."""
@@ -73,7 +73,7 @@ class Preemption:
                 if self._outgrew(oldest):
                     self._output.cut_short(self._running[oldest.sequence_id], self._store.ledger())
                     self._room.measure()
-                # What was handed over may all be written by now: there is more where that came from.
+                # All blocks handed to the writer may be written by now: hand over more.
                 return self._room.due_bytes > 0 and bool(self._store.num_writing or self._store.persist())
             self._completion.preempt(self._running[victim.sequence_id])
             self._room.measure()

@@ -138,7 +138,7 @@ class PrefixMatching:
             room += ledger.pinned_bytes
         blocks = []
         for matched in match.blocks:
-            # What is pinned and hot was taken off already; a pinned agent's block on disk needs room like any other.
+            # Hot pinned blocks were subtracted already; a pinned agent's block on disk needs room like any other.
             if not (pins_stay and self._store.is_pinned_block(matched.block.block_hash)):
                 room -= matched.block.num_bytes
             if room < 0:
@@ -152,7 +152,7 @@ class PrefixMatching:
         return PrefixMatch(tuple(blocks), None, match.diverged), match.blocks[len(blocks) :]
 
     def note_fit(self, running: RunningSequence) -> None:
-        """Note whether a sequence that was just taken fits: pins that are set later make way for it."""
+        """Note whether a sequence fits that was just accepted: pins that are set later do not count for it."""
         left = self._store.bytes_beside_pins(self._store.ledger().budget_bytes, running.sequence.agent_id)
         running.fits_beside_pins = running.bytes_alone <= left
 

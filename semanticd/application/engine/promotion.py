@@ -162,7 +162,7 @@ class Promotion:
     def bring_back(self, running: RunningSequence) -> None:
         """Copy what left RAM before the running cache goes.
 
-        That makes no request wait for long, and takes no room that one waits for, but for what the disk never took.
+        That makes no request wait for long, and takes no room that one waits for, except for unwritten blocks.
         """
         if not self._can_read(running):
             return
@@ -192,7 +192,7 @@ class Promotion:
     def _copy_into(
         self, running: RunningSequence, copies: Sequence[RunningCopy], *, until: float = math.inf
     ) -> None:
-        """Copy blocks until this clock reading, as far as there is room beside the running cache, or others make it."""
+        """Copy blocks until this clock reading, as far as there is, or can be made, room next to the running cache."""
         own = running.sequence.block_table
         for first in range(0, len(copies), BLOCKS_AT_ONCE):
             piece = copies[first : first + BLOCKS_AT_ONCE]

@@ -42,7 +42,7 @@ class _Restoring:
     running: RunningSequence
     to_read: deque[BlockHash]
     progress_at: float
-    """When the last block arrived (clock reading)."""
+    """Arrival of the last block (clock reading)."""
     give_up_at: float
     """Clock reading after which computing the missing part would have been faster."""
     reading: set[BlockHash] = field(default_factory=set)
@@ -128,7 +128,7 @@ class Restore:
             running,
             deque(block.block_hash for block in cold),
             progress_at=now,
-            # Those that wait for what follows must not wait for a disk that is slower than computing.
+            # Requests that wait for the computed rest must not wait for a disk that is slower than computing.
             give_up_at=now + max(compute_s, READ_DEADLINE_S) if rate else math.inf,
         )
         self._restoring[running.sequence_id] = restoring
@@ -162,12 +162,12 @@ class Restore:
         restoring.reading.discard(name)
         running.pending_reads -= 1
         if record is None:
-            # Where one block is missing or damaged, more may be; what follows is computed and must be written again.
+            # After one missing or damaged block there may be more; the following ones are computed and written again.
             self._store.verify_soon(
                 other for other in (*restoring.reading, *restoring.to_read) if other not in running.from_peers
             )
             self._note_peer_failed(running, name)
-            # Where the index turns out to be damaged, its blocks may lie on disk all the same.
+            # If it is the index that is damaged, its blocks may still be on disk.
             anew = running.match.state is not None or may_look_for_files(running, self._store)
             if anew and running.num_rematched < MAX_REMATCHES:
                 self._match_anew(restoring, read_until=read_at)

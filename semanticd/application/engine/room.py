@@ -5,8 +5,8 @@ evict what is on disk ──> enough
      └──> the rest is written first: wait ──(ROOM_DEADLINE_S, or an answer would pause)──> the disk is behind:
               drop what it has not taken, without a wait, until no more than CAUGHT_UP_SHARE of the budget is unwritten
 ```
-A slow disk so costs blocks, which are computed again, and prompts a moment once; no answer stops for it. What the disk
-refused is not waited for: a full tier is not behind.
+A slow disk so costs blocks, which are computed again, and prompts a moment once; no answer stops for it. Refused
+blocks are not waited for: a full tier is not behind.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from semanticd.domain.scheduler import Scheduler
 from semanticd.domain.sequence import SequenceState
 
 ROOM_DEADLINE_S = 2.0
-"""How long the disk may take to make room that is wanted."""
+"""Seconds that the disk may take to make requested room."""
 CAUGHT_UP_SHARE = 0.5
 """A disk that was behind is waited for again when at most this share of the budget is unwritten.
 
 While it is not, each prompt that wants room would wait for as long again.
 """
 _RETRY_S = 10.0
-"""When a request may come back that a disk which does not respond left no room for."""
+"""Seconds after which to retry a request that was refused because the disk does not respond."""
 
 
 def disk_does_not_respond() -> OverloadedError:
@@ -72,7 +72,7 @@ class Room:
         self.due_bytes = 0
         """Maximum growth of the running caches in their next step."""
         self._growth_bytes = 0
-        """What they grow by next, each at its time."""
+        """Sum of the running caches' next growth steps, which happen at different times."""
 
     def measure(self) -> None:
         """Note what the running caches take, and what they grow by next."""

@@ -43,7 +43,7 @@ class RunningCopies:
     """Follows the block tables of the sequences that run."""
 
     def __init__(self, store: AgentCacheStore) -> None:
-        """Tell `store` which blocks it may release first."""
+        """Report to `store` the blocks that it may release first."""
         self._store = store
         self._copies: dict[SequenceId, _Copies] = {}
         self._holders: dict[BlockHash, dict[SequenceId, RunningCopy]] = {}

@@ -105,29 +105,29 @@ class Submission:
     anonymous: bool = False
     """Whether the agent was named by us, after how the conversation begins."""
     share: str = ""
-    """Whose share of engine time it uses; empty: its agent's. An anonymous body has one of its own, for all prompts."""
+    """Owner of the share of engine time it uses; empty: its agent. An anonymous body has its own, for all prompts."""
     held_by: str = ""
-    """Who takes its place in the queue; empty: who has its share of engine time."""
+    """Owner of its place in the queue; empty: the owner of its share of engine time."""
     system_tokens: int = 0
     trace_parent: str | None = None
     """Under which span its phases are traced (W3C trace context); None: it is not traced."""
     canonicalized: tuple[str, ...] = ()
     """See `CacheReport.canonicalized`."""
     turn_start: Cut | None = None
-    """Where what was said since the last answer begins; None: nowhere, or the prompt follows what its agent has."""
+    """Start of the messages since the last answer; None: there are none, or the prompt extends its agent's text."""
     chain: BlockChain | None = None
     """Names of the prompt's full blocks; None: the engine computes them."""
     salt: str = ""
     """See `Agent.salt`: the conversation is recorded under it, also where its agent was deleted meanwhile."""
     root: BlockHash | None = None
-    """Below which its blocks are looked for and kept; None: the root that all agents of the model share."""
+    """Root below which its blocks are looked up and kept; None: the root that all agents of the model share."""
     main_agent_id: AgentId | None = None
-    """Whose request it is, where it may be another conversation than the main one; see `AgentRegistry.holder`."""
+    """The agent of a request that may belong to a side conversation; see `AgentRegistry.holder`."""
     conversation: ConversationKey | None = None
-    """Which conversation the prompt belongs to; None: the agent's own, whatever it holds."""
+    """Conversation that the prompt belongs to; None: the agent's own, whatever it holds."""
     arrived_at: float | None = None
-    """When the request arrived, on the engine's clock (seconds): what it waited for before the engine took it counts
-    as waiting too. None: when the engine takes it."""
+    """Arrival of the request on the engine's clock (seconds), so that waiting before the engine accepts it counts too.
+    None: the time at which the engine accepts it."""
     waited: LongestWait = field(default_factory=LongestWait)
 
     @property
@@ -169,7 +169,7 @@ class RunningSequence:
     read_before: frozenset[BlockHash] = frozenset()
     """Blocks that were read for it before a damaged one made it match again."""
     num_rematched: int = 0
-    """How often a damaged block made it match again."""
+    """Number of times that a damaged block made it match again."""
     asked_files: bool = False
     """Whether block files that the disk index may lack were searched for."""
     asked_peers: bool = False

@@ -31,7 +31,7 @@ class _Stream:
     running: RunningSequence
     blocks: deque[MatchedBlock]
     asked_at: float = 0.0
-    """When the block that is being read was asked for (clock reading)."""
+    """Start of the read in progress (clock reading)."""
 
 
 class StreamingRestore:
@@ -55,7 +55,7 @@ class StreamingRestore:
     def begin(self, running: RunningSequence, blocks: tuple[MatchedBlock, ...]) -> None:
         """Restore these blocks, which follow the sequence's cached ones, before it continues.
 
-        What cannot be brought is left to prefill.
+        Blocks that cannot be read are left to prefill.
         """
         self._scheduler.hold(running.sequence_id)
         stream = _Stream(running, deque(blocks))

@@ -1,4 +1,4 @@
-"""Where the tokens of a prompt lie: in RAM, on this disk, at peers, or nowhere. Nothing is read but indexes."""
+"""Location of a prompt's tokens: in RAM, on this disk, at peers, or nowhere. Nothing is read but indexes."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class EmbeddingService:
         self._metrics = metrics
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
-        """Return the vectors; see the protocol. Who stops waiting ends the work."""
+        """Return the vectors; see the protocol. Cancelling the call ends the work."""
         began = self._clock.monotonic()
         async with contextlib.AsyncExitStack() as leased:
             with self._places.take(None, 1, holder=HOLDER) as taken:

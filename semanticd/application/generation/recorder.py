@@ -39,7 +39,7 @@ class TurnRecorder:
         self._history = history
         self._in_turn: dict[AgentId, RequestId] = {}
         self.saved_within_s = SAVED_WITHIN_S
-        """How many seconds the end of a turn waits for the disk at most."""
+        """Maximum time that the end of a turn waits for the disk, in seconds."""
 
     def begin_turn(self, agent_id: AgentId, request_id: RequestId) -> None:
         """Begin a turn of a conversation that the server keeps.

@@ -330,7 +330,7 @@ class GenerateService:
         named = request.agent_id is not None and not request.conversation
         conversation = conversation_key(prompt) if named else None
         spec = model.runner.spec
-        # Those of which the turn's end will choose one, by what it finds then; last, for nothing fails any more.
+        # The end of the turn chooses one of these, by the state that it finds; held last, once nothing can fail.
         held = (agent_id, *([] if conversation is None else [AgentId(conversation.name_below(agent_id))]))
         chain = spec.chain(token_ids_of(segments), root=spec.root_of(salt))
         changes = model.tokenizer.canonical_changes(prompt) if isinstance(prompt, ChatPrompt) else ()
@@ -393,7 +393,7 @@ class GenerateService:
         check_characters(len(text), model.context_length)
         with self._agents.lock:
             segments = self._agents.transcripts(model.fingerprint, salt=salt).match(text).segments
-        # What an earlier version imported may hold any numbers: the model would read beyond its tables.
+        # Imports by earlier versions may hold any numbers, for which the model would read beyond its tables.
         segments = tuple(
             takewhile(lambda one: outside_vocabulary(one.token_ids, tokenizer.vocab_size) is None, segments)
         )

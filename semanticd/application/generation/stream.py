@@ -129,7 +129,7 @@ class EngineStream:
             and choice in self._unfinished
         ):
             self._engine.cancel(self.request_id)
-            # What waits is dropped: the answer is not whole any more.
+            # Queued updates are dropped: the answer is no longer complete.
             while not unread.empty():
                 unread.get_nowait()
             self._num_waiting_bytes = 0

@@ -51,7 +51,7 @@ class DecodedToken:
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
     error: Exception | None = None
-    """Why this row cannot continue, where its own sampling failed; the other rows are not concerned."""
+    """Error of this row's sampling, after which it cannot continue; the other rows are not affected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,7 @@ class ModelRunner(Protocol):
     ) -> None:
         """Join the decode batch of this number: `last_token` is fed first; `context` holds all earlier ids.
 
-        What the cache does not hold of `context` is computed together with `last_token`.
+        Tokens of `context` that are not in the cache are computed together with `last_token`.
 
         `num_generated` counts the tokens this answer already has (after a preemption), so that a seeded sampler
         continues where it was. No more than `max_length` tokens of prompt and answer are wanted (None: not known).
@@ -373,7 +373,7 @@ class LoadedModel:
     settings_digest: str = ""
     """See `InstalledModel.settings_digest`."""
     kv_room_bytes: int | None = None
-    """What its KV may take at most, whatever this machine has room for: other machines hold a part too; None: any."""
+    """Maximum bytes of its KV where other machines hold a part too, whatever this one has room for; None: no limit."""
     best_chunk: int | None = None
     """Prompt tokens in one step that this machine computes fastest, as measured here; None: it was not measured."""
 

@@ -14,7 +14,7 @@ from semanticd.domain.ids import ModelFingerprint
 from semanticd.domain.memory_plan import DeviceMemory, ModelFootprint, WeightRoom
 
 Pooling = Literal["mean", "last"]
-"""Which positions of a text its vector is made of: all of them, or the last one."""
+"""Positions of a text that make up its vector: all of them, or the last one."""
 
 _HALF_BITS = 16
 
@@ -49,7 +49,7 @@ class ModelEntry:
     recommended: bool = False
     """Whether a machine on which it fits may choose it by itself."""
     pooling: Pooling | None = None
-    """How it makes vectors of texts; None: as its files say, else of all positions."""
+    """Pooling of an embedding; None: as its files say, else the mean of all positions."""
 
     def footprint(self) -> ModelFootprint | None:
         """Return the memory it takes, as far as known before its files are downloaded; None: unknown."""
@@ -98,7 +98,7 @@ class InstalledModel:
     defaults: ModelDefaults = field(default_factory=ModelDefaults)
     """For what a request leaves open: the entry's, else those of the model's `generation_config.json`."""
     ignored_advice: tuple[str, ...] = ()
-    """What its `generation_config.json` recommends out of range, as `top_p = 7`: nothing of it is taken."""
+    """Out-of-range values in its `generation_config.json`, as `top_p = 7`; they are ignored."""
     kv_bytes_per_token: int | None = None
     """As the entry's; from the model's own config."""
     weight_bits: int | None = None
@@ -107,12 +107,12 @@ class InstalledModel:
     """Bytes of its weights in float32, which a CPU uses if they fit; None: unknown."""
     pooling: Pooling = "mean"
     modified_at: float = 0.0
-    """When its weights were written, seconds since the epoch; 0: not known."""
+    """Modification time of its weights, seconds since the epoch; 0: unknown."""
     settings_digest: str = ""
     """Of files that the loader reads though they compute no KV, so that no fingerprint covers them; empty: none."""
 
     files: tuple[FileFacts, ...] = ()
-    """What a loader may read of it, as it was when this was found; empty: not known."""
+    """Files that a loader may read, as they were when the model was found; empty: unknown."""
 
     @property
     def content(self) -> tuple[ModelFingerprint, str]:

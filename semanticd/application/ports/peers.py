@@ -76,9 +76,9 @@ class Peers(Protocol):
 
 
 LOOK_UP_S = 1.0
-"""How long a prompt waits for what peers say they have."""
+"""Seconds that a prompt waits for peers' replies to a look-up."""
 READ_S = 8.0
-"""How long a peer has for one block, once its turn has come: with the look-up less than a disk's read deadline."""
+"""Seconds that a peer has for one block once its turn has come; less than a disk's read deadline with the look-up."""
 
 
 class BlockFiles(Protocol):

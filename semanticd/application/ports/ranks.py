@@ -17,15 +17,15 @@ class RankFacts:
     address: str
     state: RankState
     memory_bytes: int
-    """What its tensors take: weights, blocks and running caches."""
+    """Bytes of its tensors: weights, blocks and running caches."""
     step_ms: float
-    """How long its last step took."""
+    """Duration of its last step, in milliseconds."""
     sent_bytes: int
-    """Sent to it since it joined: steps, and blocks to restore. What ranks send one another is not known."""
+    """Sent to it since it joined: steps, and blocks to restore. Traffic between ranks is not measured."""
     received_bytes: int
-    """Likewise what came from it."""
+    """Received from it since it joined."""
     last_failure: str | None = None
-    """Why it is not ready, as far as that is known."""
+    """Reason why the rank is not ready; None: unknown, or it is ready."""
 
 
 class Ranks(Protocol):

@@ -1,4 +1,4 @@
-"""Where generation requests are recorded as they came, for replays: off unless a folder is set."""
+"""Recording of generation requests as received, for replays: off unless a folder is set."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class StoredResponse:
     """The response itself, as the dialect's JSON."""
     items: tuple[StoredItem, ...]
     num_output: int
-    """How many of the items, at the end, are the answer."""
+    """Number of items at the end that are the answer."""
     held_by: AgentId | None = None
     """The agent whose cache holds the conversation, also where its client named none: `agent_id` is None then."""
 

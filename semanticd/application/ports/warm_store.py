@@ -46,7 +46,7 @@ class WriteResult:
     bytes_written: int
     reason: str = ""
     refused: tuple[BlockHash, ...] = ()
-    """Which were refused: the caller still holds the only copy."""
+    """Blocks that were refused: the caller still holds the only copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class WarmStore(Protocol):
     def write(self, records: Sequence[BlockRecord]) -> Future[WriteResult]:
         """Store records durably, parents before children, in one fsync group. Never raises through the future.
 
-        What is already stored is not written again. When the queue is full or the cap, the write policy or the
+        Stored blocks are not written again. When the queue is full or the cap, the write policy or the
         daily budget forbids it, records are refused and counted.
         """
 

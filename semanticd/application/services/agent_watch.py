@@ -1,6 +1,6 @@
 """AgentWatch: the events for watchers of agents. Only changed rows are rebuilt.
 
-Whatever changes an agent notes it (`AgentChanges`); each look makes the rows of those agents, and of a few others in
+Every change of an agent is noted (`AgentChanges`); each poll makes the rows of those agents, and of a few others in
 turn, because time and the disk's pruning change rows without a note. The rows of the agents used last are kept, so
 that a new watcher begins with all of them. The event loop's thread; the rows are made on a worker thread.
 """

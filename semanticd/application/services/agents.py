@@ -84,9 +84,9 @@ class AgentsService:
         self._exporter = exporter
         self._responses = responses
         self.cancelled_within_s = 10.0
-        """How many seconds a call waits at most for requests that are cancelled to leave the engine."""
+        """Maximum time that a call waits for cancelled requests to leave the engine, in seconds."""
         self.saved_within_s = SAVED_WITHIN_S
-        """How many seconds a change of an agent waits for the disk at most before it is answered."""
+        """Maximum time that the answer to a change of an agent waits for the disk, in seconds."""
         self._arrivals = observations.arrivals
         self._waits = observations.waits
         self._savings = observations.savings
@@ -96,7 +96,7 @@ class AgentsService:
         self._naming = asyncio.Lock()
         """Held while an id is looked up and then taken."""
         self._deletions: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        """Held while an agent is deleted: who deletes it meanwhile hears what became of it."""
+        """Held while an agent is deleted: a concurrent deletion waits, and returns the outcome of the first one."""
         self.watch = AgentWatch(rows=self._rows, agents=agents)
 
     async def _on_engine(self, function: Callable[[], _T]) -> _T:
@@ -370,7 +370,7 @@ class AgentsService:
     async def delete(self, agent_id: str) -> DeletedAgent:
         """Forget it and the blocks that only it holds, on disk too.
 
-        What is listed can be deleted, also where its record cannot be read.
+        Every listed agent can be deleted, even if its record cannot be read.
 
         Raises:
             CacheError: The disk refuses to delete it; it is there as it was, only without its cached blocks.

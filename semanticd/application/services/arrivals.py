@@ -39,7 +39,7 @@ class Arrival:
     arrived_at: float
     """On the monotonic clock, seconds."""
     _there: dict[Arrival, None]
-    """Those that are listed, it too until it ends."""
+    """All listed arrivals, this one included until it ends."""
     _cancel: Callable[[], object]
     stage: Stage = "model"
     model_id: ModelId | None = None
@@ -58,7 +58,7 @@ class Arrival:
 
     @property
     def agent_id(self) -> AgentId:
-        """Whose turn it is; empty while the beginning of a large anonymous prompt is read, by another thread.
+        """The turn's agent; empty while another thread reads the beginning of a large anonymous prompt.
 
         A small one is read once, when requested.
         """
@@ -156,4 +156,4 @@ class Arrivals:
 
 
 def _nothing() -> None:
-    """What cancels a record that was ended."""
+    """Do nothing: the action that cancels an arrival that has ended."""

@@ -73,7 +73,7 @@ class CacheService:
             # Blocks on their way to the disk stay in RAM until they are there.
             await asyncio.sleep(_WRITES_POLL_S)
             hot += await self._clear_hot()
-        # What was written meanwhile.
+        # Blocks that were written in the meantime.
         warm += await asyncio.to_thread(self._warm.clear)
         self._agents.forget_all_blocks()
         self._agents.forget_answers()

@@ -1,4 +1,4 @@
-"""How things are now, in numbers: read at each scrape of the metrics, so that a busy engine shows them too."""
+"""Gauges of the present state: read at each scrape of the metrics, so that they are current on a busy engine too."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ SERIES: dict[str, Fold] = {
     "failed": "sum",
     "refused": "sum",
 }
-"""What is kept, and how ten samples become one; rates are shares or per second, counts are those of the interval."""
+"""Kept series, and the fold of ten samples into one; rates are shares or per second, counts are per interval."""
 
 Sample = dict[str, float | None]
 

@@ -25,7 +25,7 @@ class ModelFacts:
 
     id: str
     created: int = 0
-    """When it was loaded, seconds since the epoch; 0: it is not."""
+    """Time at which the model was loaded, seconds since the epoch; 0: it is not loaded."""
     owned_by: str = "semanticd"
     loaded: bool = False
     installed: bool = False
@@ -34,10 +34,10 @@ class ModelFacts:
     context_length: int | None = None
     path: str | None = field(default=None, metadata=IF_KNOWN)
     start_name: str | None = field(default=None, metadata=IF_KNOWN)
-    """What a daemon that has not seen it yet finds it by, where its id says nothing: the user's folder or file."""
+    """The user's folder or file, by which a new daemon finds a model that it cannot find by its id."""
     size_bytes: int | None = field(default=None, metadata=IF_KNOWN)
     modified_at: float | None = field(default=None, metadata=IF_KNOWN)
-    """When the weights of an installed one were written, seconds since the epoch."""
+    """Modification time of an installed model's weights, seconds since the epoch."""
     download_bytes: int | None = field(default=None, metadata=IF_KNOWN)
     """About what fetching it downloads; of a model that is not installed."""
     memory_needed_bytes: int | None = field(default=None, metadata=IF_KNOWN)

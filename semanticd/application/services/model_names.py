@@ -74,7 +74,7 @@ class ModelNames:
         there = await self.look(name)
         if there is not None:
             return loaded if self.recognize(loaded, there) else None
-        # What was fetched may be gone; a file of the user's that is not known is another one than was loaded.
+        # A downloaded file may be gone; an unknown file of the user's is not the one that was loaded.
         return None if is_gguf(entry.source) and is_path(entry.source) else loaded
 
     def serving(self) -> dict[ModelId, LoadedModel]:

@@ -15,10 +15,10 @@ from semanticd.domain.errors import ModelLoadError
 from semanticd.domain.ids import ModelFingerprint
 
 _TRY_AGAIN_S = 60.0
-"""How long a model that could not be loaded is not tried again because a request names it."""
+"""Seconds after a failed load before a request that names the model triggers another attempt."""
 
 FETCH_FAILURE_SHOWN_S = 600.0
-"""How long a fetch that failed is what was last wrong: no model that serves, or was to, depends on it."""
+"""Seconds for which a failed download is shown as the last error: no model that serves, or was to, depends on it."""
 _LEAVING = ("draining", "unloaded")
 _LOADING = ("checking", "loading")
 
@@ -48,7 +48,7 @@ class ModelProgress:
         self.stage = "idle"
         self._loading: str | None = None
         self.share = 0.0
-        """How much of the stage is done, 0 to 1."""
+        """Completed share of the stage, 0 to 1."""
 
     @property
     def last_error(self) -> str | None:
@@ -89,7 +89,7 @@ class ModelProgress:
     def settled(self, model_id: str) -> None:
         """Report that a change is done."""
         self.tell(model_id, "ready", 1.0)
-        # What failed before is over once a model serves.
+        # Earlier failures no longer count once a model serves.
         self.stage, self._last_error = "idle", None
 
     def swapped(self, outcome: str) -> None:

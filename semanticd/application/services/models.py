@@ -1,4 +1,4 @@
-"""Which models are there and which is in use: pull, load, unload and swap without a failed request.
+"""The installed models and the one in use: pull, load, unload and swap without a failed request.
 
 While a change needs the place of the present model, new requests wait (see `ModelUse`); requests that were admitted
 before finish on the model they were admitted to.
@@ -320,7 +320,7 @@ class ModelsService:
         if namesake is None and (old is None or needed <= self._memory.beside_bytes()):
             return await self._load(model)
         # Both do not fit, or are called the same: requests wait while the old one drains, persists and leaves.
-        # What is wrong with its files must show while the old one is served.
+        # Errors in its files must show while the old one is still being served.
         await self._check(installed)
         name = self._names.source_name(model)
         gone = []

@@ -1,4 +1,4 @@
-"""How results are published: dataclasses become dictionaries of plain values, under names that clients know.
+"""Published form of results: dataclasses become dictionaries of plain values, under names that clients know.
 
 A field is published under its own name, in its place. Its metadata may say otherwise:
 

@@ -9,7 +9,7 @@ import asyncio
 from concurrent.futures import Future
 
 SAVED_WITHIN_S = 5.0
-"""How many seconds an answer waits for the disk at most."""
+"""Maximum time that an answer waits for the disk, in seconds."""
 
 
 async def saved_within(saving: Future[bool], seconds: float) -> bool:

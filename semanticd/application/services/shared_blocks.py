@@ -1,8 +1,8 @@
 """SharedBlocks: the blocks of this machine's warm tier that peers may read: those below the root shared by all agents.
 
 An answer names no block whose tokens the asker did not send, so that a client cannot learn of a conversation by
-asking about its beginning. Blocks below a private root are never found: their root is a secret of their agent. What
-is about to be deleted is not found. Hot blocks that are not on disk yet are not there for others.
+asking about its beginning. Blocks below a private root are never found: their root is a secret of their agent. Blocks
+that are being deleted are not found. Hot blocks that are not on disk yet are not offered.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from semanticd.domain.limits import LIMITS
 from semanticd.domain.prefix_index import match_prefix
 
 _WAIT_S = 4.0
-"""How long a peer waits for its place: less than it waits for a block."""
+"""Seconds that a peer's request waits for a free slot: less than the peer waits for a block."""
 _RETRY_S = 1.0
 
 

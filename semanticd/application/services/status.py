@@ -46,9 +46,9 @@ class DaemonIdentity:
     facts: Mapping[str, Any]
     state: Callable[[], str]
     num_unsaved: Callable[[], tuple[int, int]]
-    """How many agents and responses the disk refused to store."""
+    """Numbers of agents and of responses that the disk refused to store."""
     free_memory_bytes: Callable[[], int]
-    """How much memory is free on its machine."""
+    """Free memory of the machine, in bytes."""
     ranks: Ranks | None = None
     """The machines that compute with this one; None: it computes alone."""
 

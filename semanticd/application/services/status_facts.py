@@ -75,7 +75,7 @@ class EngineFacts:
 
 @dataclass(frozen=True, slots=True)
 class CacheFacts:
-    """The byte ledger, both tiers, and counters since the start; a cap or budget of None is none."""
+    """The byte ledger, both tiers, and counters since the start; a cap or budget of None means no limit."""
 
     budget_bytes: int
     planned_bytes: int
@@ -144,7 +144,7 @@ class DaemonStatus:
     ranks: tuple[RankFacts, ...] = ()
     """The machines that compute the model together; none where this one computes it alone."""
     model_away: str | None = None
-    """Why the model is not there that they load again as soon as all have joined; None: there is none."""
+    """Reason why the model is missing that the ranks reload once all have joined; None: no model is missing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ class StoredResponses:
         self._by_id: dict[str, StoredResponse] = {}
         self._by_item: dict[str, StoredItem] = {}
         self._uses: Counter[str] = Counter()
-        """How many responses in memory hold a referable item of this id."""
+        """Number of responses in memory that hold a referable item, by the item's id."""
         self._by_agent: OrderedDict[AgentId | None, OrderedDict[str, None]] = OrderedDict()
         """Response ids by who asked."""
         self._by_holder: dict[AgentId | None, set[str]] = {}

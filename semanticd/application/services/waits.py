@@ -1,4 +1,4 @@
-"""Why requests wait: for a model, RAM, a place in the batch, another's prefix, the disk, or their turn; behind whom.
+"""Reasons why requests wait (model, RAM, place in the batch, another's prefix, disk, turn), and whom they wait for.
 
 The engine keeps no record of it, so it is seen from outside: each look notes the present reason of every waiting
 request, and the time since the look before is counted under it. The reason it waited for longest becomes part of its

@@ -1,4 +1,4 @@
-"""Interference: one agent decodes; another's long prompt is computed. What does the first keep of its own rate?"""
+"""Interference: decode rate of one agent during another's long prefill, relative to its rate without it."""
 
 from __future__ import annotations
 

@@ -417,7 +417,7 @@ async def _run(
         try:
             await run_scenarios(session, scenarios, result, keep=keep)
         finally:
-            # What was measured leaves nothing behind that would take a place in the cache.
+            # The measured agents must not keep places in the cache.
             await client.forget_agents()
     return result
 

@@ -128,7 +128,7 @@ class Conversation:
                 printing.cancel()
                 with contextlib.suppress(asyncio.CancelledError, ControlError):
                     await printing
-            # What is printed by then may lack the last pieces: the reply has all.
+            # The printed text may lack the last pieces by then; the reply has all of them.
             printed.complete(said.text)
             print_piece("\n")
             self._agent = said.agent or self._agent
@@ -276,7 +276,7 @@ async def print_tokens(tokens: AsyncIterable[Event], printed: PrintedAnswer) -> 
     async for event in tokens:
         said = read(TokenEvent, event.data)
         request = request or (said.request if is_said(said.request) else "")
-        # What a client asks the agent meanwhile is answered to that client.
+        # Answers to other clients' requests of this agent go to those clients.
         if said.request == request:
             printed.add(said.text)
 

@@ -1,4 +1,4 @@
-"""How commands reach the daemon, and which settings they go by."""
+"""Connection of commands to the daemon, and the settings that they use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which environment and arguments make a program talk to this daemon: one function per program.
+"""Environment and arguments that make a program talk to this daemon: one function per program.
 
 Rule: nothing of the user's is changed. No file is written; what a program would read from its configuration file is
 given in a variable or as an argument, which wins over the file for this one start. Of programs that read it from a
@@ -62,7 +62,7 @@ class Settings:
 
     text: str
     place: str
-    """Where it goes, as words that follow "put this into"."""
+    """File or dialog that they belong in, as words that follow "put this into"."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,7 @@ def fit(*, memory_bytes: int | None, as_json: bool) -> None:
 
     The precision columns show how many tokens of KV cache fit next to the weights.
     """
-    # What computes it imports MLX, to ask the device; therefore by name.
+    # Imported by name, because the module imports MLX to query the device.
     table = importlib.import_module("semanticd.entrypoints.model_fit").fit_table(memory_bytes)
     facts = importlib.import_module("semanticd.application.services.plain").plain(table)
     if as_json:

@@ -1,4 +1,4 @@
-"""How results look: JSON for programs, aligned columns for people. All that the command line prints passes here.
+"""Format of results: JSON for programs, aligned columns for people. All that the command line prints passes here.
 
 Rule: text of clients, models and files passes the sanitizer; what steers the terminal is written in this file only.
 """
@@ -86,7 +86,7 @@ def print_verdict(verdict: str, text: str, *, to_stderr: bool = False) -> None:
 
 
 def clear_screen() -> None:
-    """Empty the terminal on stdout; nothing where it is none, or knows no escape sequences."""
+    """Clear the terminal on stdout; does nothing if stdout is not a terminal, or knows no escape sequences."""
     if is_styled():
         sys.stdout.write("\x1b[H\x1b[2J")
 

@@ -1,4 +1,4 @@
-"""How far something is, on stderr."""
+"""Progress of long operations, on stderr."""
 
 from __future__ import annotations
 

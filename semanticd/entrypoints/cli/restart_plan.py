@@ -1,7 +1,7 @@
 """The plan of a restart, made while the daemon still runs: the flags to keep, the changes, and obstacles.
 
-Rule: a daemon that works is not stopped for one that cannot start. What can be checked from here is checked first:
-the settings, the ports, whether the model is known, here and fits.
+Rule: a daemon that works is not stopped for one that cannot start. Everything that can be checked from here is checked
+first: the settings, the ports, and whether the model is known, installed and fits.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from semanticd.entrypoints.cli.output import narrate, print_json, print_verdict
 from semanticd.entrypoints.cli.progress import Progress
 
 SILENCE_S = 300.0
-"""How long the process may say nothing before it counts as stuck."""
+"""Seconds without output after which the process counts as stuck."""
 _LAST_LINES = 20
 _STOP_S = 10.0
 _REPORT = "selftest.json"

@@ -17,7 +17,7 @@ def read_size(text: str) -> int:
     """Return a size in bytes; K, M, G and T are powers of 1024, as in our settings, with or without `B` or `iB`.
 
     Raises:
-        ValueError: it is none, or more than `MAX_SIZE`.
+        ValueError: The text is not a size, or it exceeds `MAX_SIZE`.
     """
     found = _SIZE.fullmatch(text.strip())
     if found is None:

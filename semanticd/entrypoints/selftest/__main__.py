@@ -1,6 +1,6 @@
 """The self-test's own process: `python -m semanticd.entrypoints.selftest [--quick] [--model M]`, events on stdout.
 
-What libraries print goes to stderr, so that stdout holds nothing but a JSON object a line.
+Output of libraries goes to stderr, so that stdout holds nothing but one JSON object per line.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ _OF_PLAIN = {"schema": 0.95, "thinking": 0.97}
 
 _THINKING_TOKENS = 8
 _CLOSING_TOKENS = 8
-"""What the end of the thinking may take besides the budget."""
+"""Tokens that closing the thinking may take in addition to the budget."""
 
 _NEAR_LOGPROB = 0.05
 _FAR_LOGPROB = 0.5

@@ -277,7 +277,7 @@ class DiskAgentArchive:
             unsaved = dict(self._unsaved)
             makers = set(self._noted.get(block_hash, ()))
         stored = self._tables.holders(block_hash)
-        # What a stored table names and a newer one does not is about to be the agent's past.
+        # A stored table is outdated where a newer, unsaved one does not name the block.
         found = dict.fromkeys(one for one in stored if one not in unsaved or unsaved[one] is not None)
         for agent_id, agent in unsaved.items():
             if agent is not None and block_hash in agent.block_table:

@@ -189,7 +189,7 @@ class _Opened:
     def __enter__(self) -> BinaryIO:
         _check_name(self._path)
         if not Path(self._path).is_absolute():
-            # Where the daemon was started says nothing of where its client is.
+            # A relative path is the client's, whose working directory the daemon does not know.
             raise InvalidRequestError(f"cannot import {self._path}: give an absolute path", param="path")
         try:
             # Not `Path.resolve`: a link that leads to itself is no `OSError` there.
@@ -362,7 +362,7 @@ def _decode_agent(document: _Document) -> Agent:
         raise OutOfBoundsError(f"agent.num_turns is {agent.num_turns}, fewer than the turns in the file")
     if len(agent.turns) > MAX_TURNS_KEPT:
         raise OutOfBoundsError(f"turns are {len(agent.turns)}, more than {MAX_TURNS_KEPT}")
-    # What a list shows is computed from the last turn, and may overflow where the turn's own numbers do not.
+    # Listed values are computed from the last turn, and may overflow although the turn's own numbers do not.
     with _named("turns[-1]"):
         check_summary(summary_of(agent))
     return agent

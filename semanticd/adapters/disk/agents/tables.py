@@ -124,7 +124,7 @@ class StoredSummary:
 
     summary: AgentSummary
     error: str = ""
-    """Why the stored one cannot be read, so that this one says no more than the agent's other columns."""
+    """Reason why the stored record is unreadable; the summary then has only the values of the other columns."""
 
 
 _T = TypeVar("_T")
@@ -476,7 +476,7 @@ def _row(summary: AgentSummary) -> tuple[object, ...]:
 
 def _stored_summary(agent_id: str, used_at: float, created_at: float, *columns: Any) -> StoredSummary:
     anonymous, pinned, model_id, num_tokens, num_turns, data = columns
-    # What lists are sorted by is the columns': a summary that says otherwise would lead past agents, page by page.
+    # Sort keys come from the columns: a summary with other values would make a paged list skip agents.
     known = AgentSummary(
         AgentId(agent_id),
         time_or_nothing(created_at),

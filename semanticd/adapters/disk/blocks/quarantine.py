@@ -1,4 +1,4 @@
-"""Where broken block files are kept for inspection: a few, never many."""
+"""The folder of broken block files, kept for inspection: a few, never many."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ PRUNED_AT_ONCE = 1024
 _PAUSE_S = 0.001
 """Pause between two parts without the lock, so that waiting threads can take it."""
 _VAIN_PRUNING_S = 60.0
-"""How long no block is removed for the reserve's sake after that made no room."""
+"""Seconds until blocks are removed for the reserve again, after a removal that freed no space."""
 
 
 @dataclass(slots=True)
@@ -359,7 +359,7 @@ class BlockRepository:
             if total_bytes(fresh) > left:
                 fresh, reason = leading(fresh, left), "daily write budget"
         cap = self._cap_of_blocks()
-        # What can never be stored must not cost what is there.
+        # Blocks that can never be stored must not displace stored ones.
         if cap is not None and total_bytes(fresh) > cap:
             fresh, reason = leading(fresh, cap), "the cap is reached"
         spare = {block.block_hash for block in fresh} | {block.record.block.parent for block in fresh}
@@ -460,7 +460,7 @@ class BlockRepository:
             excess = self.bytes_stored - target_bytes
             if excess <= 0:
                 return 0
-            # What was put aside goes first, all of it.
+            # The quarantine is emptied first, completely.
             aside = self._quarantine.num_bytes
             kept = set[BlockHash]().union(*self._protected.values())
             leaves = self.index.oldest_leaves(max(excess - aside, 0), spare=kept)

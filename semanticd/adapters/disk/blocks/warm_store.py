@@ -1,8 +1,8 @@
 """The warm store on disk: the port's questions answered from the index, its bytes moved by a small I/O pool.
 
 Lookups touch the index's reading connection only. Reads run concurrently; writes run one after the
-other on the write queue, which agents' records share. Whatever the disk does, callers get a miss or a
-refusal, no exception.
+other on the write queue, which agents' records share. After any error of the disk, callers get a miss or
+a refusal, no exception.
 """
 
 from __future__ import annotations
@@ -263,7 +263,7 @@ class DiskWarmStore:
             number = self._adopt(names, fingerprint)
         except Exception as error:  # noqa: BLE001 (this thread must live on)
             self._log.error("block_lookup_failed", error=repr(error))
-        # Where the damage was found just now: once more, behind the making of a new index.
+        # If the damage was found just now: search once more, after the new index has been made.
         again = partial(self._search, names, fingerprint, found, is_last=True)
         if number is None and self._rebuilding and not is_last and self.write_queue.put(again):
             return
@@ -596,7 +596,7 @@ class DiskWarmStore:
             self._recovery = Recovery(self._storage, log=self._log)
             self._recovery.start()
         finally:
-            # Where it failed, the next write that finds no index tries it again.
+            # After a failure the next write that finds no index tries again.
             with self._lock:
                 self._rebuilding = False
 

@@ -52,7 +52,7 @@ class Ballast:
         `after` returns the room that the action took, such as a database's log.
 
         Raises:
-            Exception: Whatever `action` raises.
+            Exception: Any exception of `action`.
         """
         try:
             return action()
@@ -74,7 +74,7 @@ class Ballast:
     def _put_back(self) -> bool:
         if self.is_there:
             return True
-        # What took its room may keep some of it, such as the index of a database's log.
+        # Files that took its room may keep some of it, such as the index of a database's log.
         return next(
             (part == _PARTS for part in range(_PARTS, 0, -1) if self._make(self.num_bytes * part // _PARTS)),
             False,

@@ -18,7 +18,7 @@ _PROBE_BYTES = 8 * 1024 * 1024
 """More than the ballast, which another thread may have given up for a moment; random, for a volume that compresses."""
 _PRAGMAS = {
     "journal_mode": "WAL",
-    # What is deleted is overwritten, so that it cannot be read from the file.
+    # Deleted content is overwritten, so that it cannot be read from the file.
     "secure_delete": "ON",
 }
 
@@ -80,8 +80,8 @@ def is_damage(error: BaseException) -> bool:
 def is_out_of_room(error: BaseException, *, folder: Path) -> bool:
     """Return whether an error means that the folder's disk is full or a quota is exhausted.
 
-    SQLite has one error for a quota, for the index of a log that cannot grow, and for a disk that fails. What it was is
-    seen by writing something else: freeing space helps against no failing disk.
+    SQLite has one error for a quota, for the index of a log that cannot grow, and for a disk that fails. Writing
+    something else distinguishes them: freeing space does not help against a failing disk.
     """
     if isinstance(error, sqlite3.OperationalError):
         text = str(error)

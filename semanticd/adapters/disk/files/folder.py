@@ -68,7 +68,7 @@ class CacheFolder:
         self.index = root / "index.sqlite"
         self.agents = root / "agents.sqlite"
         self.cap = root / "cap"
-        """Where the default cap is written down."""
+        """File that records the default cap."""
         self.responses = root / "responses.sqlite"
         self.savings = root / "savings"
         self.history = root / "history"

@@ -1,8 +1,8 @@
 """Responses on disk: saved by a thread of their own, and readable at once though saving is queued.
 
-What the disk refused stays readable and is tried again: after the next response that is stored, while nothing else is
-written, and at the end. It is bounded in number and bytes; beyond that the oldest is given up. What it refused to
-delete is there again, as it was.
+Responses that the disk refused stay readable, and their writes are retried: after the next stored response, while
+nothing else is written, and at the end. They are bounded in number and bytes; beyond that the oldest is dropped.
+Responses that the disk refused to delete are listed again, unchanged.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ class DiskResponseArchive:
 
     def _store(self, response: StoredResponse) -> bool:
         """Store a response that is still wanted; one that the disk refuses is kept. Returns whether it refused none."""
-        # What is to be forgotten goes first, also what failed before: the response's agent may be among it.
+        # Deletions come first, those that failed before too: the response's agent may be among them.
         self._forget()
         with self._lock:
             if self._unsaved.get(response.response_id) is not response:

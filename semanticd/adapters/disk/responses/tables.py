@@ -55,7 +55,7 @@ PRAGMA user_version = 2;
 _PRAGMAS: dict[str, str | int] = {"synchronous": "NORMAL", "cache_size": -512}
 _ROOT = 0
 _PRUNE_TO = 0.9
-"""What is pruned down to, as a share of the bytes allowed: not each response must prune."""
+"""Share of the allowed bytes that pruning keeps, so that not every new response has to prune."""
 _PRUNED_AT_ONCE = 20
 
 

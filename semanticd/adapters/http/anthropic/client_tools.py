@@ -76,7 +76,7 @@ _KINDS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
         _MEMORY,
     ),
 )
-"""How the type begins, the name it has unless the client gives one, what it does, its arguments."""
+"""Prefix of the type, default name, description and argument schema of each tool."""
 
 
 def client_tool(kind: str, name: str) -> ToolSpec | None:

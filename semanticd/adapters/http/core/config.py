@@ -1,4 +1,4 @@
-"""What the HTTP edge gets at start-up, as plain values; it reads no settings and no environment itself."""
+"""Start-up values of the HTTP edge, which reads no settings and no environment itself."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class HttpConfig:
     max_import_bytes: int = LIMITS.import_bytes
     """Limit for an uploaded agent export, which is streamed to disk."""
     max_nesting: int = LIMITS.nesting
-    """How deep JSON objects and arrays of a body may be nested."""
+    """Maximum nesting depth of JSON objects and arrays in a body."""
     max_messages: int = LIMITS.messages
     """Messages, input items or prompts in one request."""
     max_header_bytes: int = LIMITS.header_bytes
@@ -46,7 +46,7 @@ class HttpConfig:
     ping_interval_s: float = 10.0
     """Silence in a stream after which a ping is sent."""
     strict: bool = False
-    """Whether what agents send without need is refused as the vendors refuse it."""
+    """Whether harmless deviations from a vendor's API are refused, as the vendor refuses them."""
     version: str = "0"
     """The daemon's version, shown in the OpenAPI document."""
 

@@ -33,7 +33,7 @@ _ONE_VALUE = frozenset(
         b"content-encoding",
     )
 )
-"""What decides how a request is taken: of two values a proxy may have looked at the other one."""
+"""Headers that decide how a request is handled; refused if repeated, for a proxy may have used the other value."""
 _CORS_METHODS = b"GET, POST, DELETE, OPTIONS"
 _CORS_EXPOSED = b"x-request-id, request-id, retry-after, x-semantic-cache, x-semantic-adjusted"
 

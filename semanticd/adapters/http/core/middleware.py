@@ -35,7 +35,7 @@ AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 _ECHOABLE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _MAX_UNREAD_PARTS = 8
 _NOTHING_YET: AsgiMessage = {"type": "http.request", "body": b"", "more_body": True}
-"""What Falcon gets first, instead of waiting, where the client waits for it."""
+"""Empty first message for Falcon, which reads one before it routes: the client is not asked for the body by that."""
 _OK = 200
 _CLIENT_ERROR = 400
 _SERVER_ERROR = 500
@@ -197,7 +197,7 @@ class RequestContextWrapper:
             await answer.plain(early.status, early.headers, early.body)
             return
         if _waits_to_be_asked(scope):
-            # What its head refuses (it is too long, say) is answered before the client is asked for a byte of it.
+            # A body that its head rules out (too long, say) is refused before the client is asked for a byte of it.
             inbox = _Inbox(_NOTHING_YET, is_asked=False)
             send: Send = inbox.asking_with(answer.send)
         else:

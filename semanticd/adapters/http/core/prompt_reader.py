@@ -1,4 +1,4 @@
-"""How a body becomes a prompt without being answered; each dialect offers its own to `/v1/tokenize`."""
+"""Readers of a body's prompt without an answer to it; each dialect offers its own to `/v1/tokenize`."""
 
 from __future__ import annotations
 

@@ -50,13 +50,13 @@ class RequestContext:
     """Value of the answer's `x-request-id`: the client's own id if it sent one."""
     path: str
     route: Route = UNKNOWN
-    """Where the path leads; its template has few enough values for a metric's label."""
+    """The route that matches the path; its template has few enough values for a metric's label."""
     refusal: SemanticError | None = None
-    """Why its path could not be read, if it could not."""
+    """The error of an unreadable path; None: it was read."""
     caller: str = ANONYMOUS
     """A name for the key that was used, safe to log."""
     address: str = ""
-    """Where it came from; empty: over a Unix socket."""
+    """The client's IP address; empty: a Unix socket."""
     agent_id: AgentId | None = None
     """The agent of its generation, once that was opened."""
     error: BaseException | None = None
@@ -68,7 +68,7 @@ class RequestContext:
     recording: Recording | None = None
     """Its record, if requests are recorded."""
     answer_headers: dict[bytes, bytes] = field(default_factory=dict)
-    """What the answer's headers say besides its own, such as what was changed in the request."""
+    """Additional headers of the answer, such as the list of changes to the request."""
     at_end: AsyncExitStack = field(default_factory=AsyncExitStack)
     """Run when the exchange ends in any way; an unfinished generation is closed here, which cancels it."""
 
@@ -101,8 +101,8 @@ def make_id(prefix: str) -> str:
 def agent_id_of(req: Request, *candidates: str | None) -> AgentId | None:
     """Return the agent: the `X-Session-ID` header, else another program's, else the first candidate of the body.
 
-    None where none of them is there. What could not stand in a URL (some clients send a JSON text) is replaced by its
-    digest.
+    None if none of them is there. An id that cannot be part of a URL (some clients send a JSON text) is replaced by
+    its digest.
 
     Raises:
         InvalidRequestError: the value of `X-Session-ID` is not usable as an agent id.

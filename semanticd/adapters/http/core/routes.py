@@ -34,7 +34,7 @@ class Route:
 
 
 UNKNOWN = Route("other", "key")
-"""Where a path leads that matches no template."""
+"""Route of a path that matches no template."""
 
 
 class UndeclaredAccessError(TypeError):

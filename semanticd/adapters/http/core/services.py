@@ -118,7 +118,7 @@ class HttpServices:
     outcomes: Outcomes = field(default_factory=NullOutcomes)
     tracer: Tracer | None = None
     traces: RequestTraces | None = None
-    """Where generation requests are recorded; None: nowhere."""
+    """Recorder of generation requests; None: they are not recorded."""
     wall: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
 

@@ -9,7 +9,7 @@ from semanticd.application.services.model_facts import ModelFacts
 
 _TAG = ":latest"
 _FOREVER = "2318-01-01T00:00:00Z"
-"""When a model leaves memory that stays until an operator says otherwise."""
+"""Expiry time of a model that stays in memory until an operator unloads it."""
 
 
 def tagged(name: str) -> str:

@@ -71,7 +71,7 @@ def parse(
         _conversation(body, adjustments) if isinstance(body, wire.ChatRequest) else _single(body, adjustments)
     )
     if body.keep_alive is not None:
-        # Which models stay in memory is the operator's decision.
+        # The operator decides which models stay in memory.
         adjustments.note("keep_alive_ignored")
     return GenerationRequest(
         request_id=request_id,

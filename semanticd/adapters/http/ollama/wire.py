@@ -14,7 +14,7 @@ KeepAlive = Annotated[float, Meta(ge=-INT64, le=INT64)] | str
 
 
 class Options(Struct, kw_only=True):
-    """`options`: how tokens are chosen. What belongs to a loaded model (`num_ctx`, `num_gpu`, …) is not read."""
+    """`options` of sampling. Options of a loaded model (`num_ctx`, `num_gpu`, …) are not read."""
 
     num_predict: Annotated[int, Meta(ge=-INT32, le=INT32)] | None = None
     """Longest answer in tokens; below 1: what fits."""

@@ -25,7 +25,7 @@ Seed = Annotated[int, Meta(ge=-INT64, le=INT64)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Verbosity = Literal["low", "medium", "high"]
 ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast", "batch"]
-"""How urgent a request is: flex and batch are background work here, the others interactive."""
+"""Urgency of a request: flex and batch are background work here, the others interactive."""
 Retention = Literal["in-memory", "in_memory", "24h"]
 Bias = Annotated[float, Meta(extra_json_schema={"minimum": -100, "maximum": 100})]
 """Its bounds are checked with its token, which the error names."""

@@ -1,4 +1,4 @@
-"""How much of a prompt is cached, and where: for routers that send a prompt where most of it lies.
+"""Cached share of a prompt, and its place: for routers that send a prompt to the server with most of it cached.
 
 Nothing is generated, and nothing is read but the index.
 """

@@ -4,7 +4,7 @@
 {"prompt": …} or {"messages": …}   vLLM:       {"count", "max_model_len", "tokens", "token_strs"}; the text behind a BOS
 {"content": …}                     llama.cpp:  {"tokens"}, with `with_pieces` each as {"id", "piece"};     no BOS
 ```
-One answer serves both. What a request's prompt has in the cache is `/v1/tokenize`'s business.
+One answer serves both. `/v1/tokenize` reports how much of a request's prompt is cached.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Compiles the form an answer must have: JSON, a JSON schema, a regular expression, a grammar, or a call of a tool.
 
-The grammar engine is llguidance. What cannot be compiled is refused with the engine's reason before anything runs;
-what was compiled is kept and carried by the constraint, so that the engine thread only copies it.
+The grammar engine is llguidance. A form that cannot be compiled is refused with the engine's reason before anything
+runs; a compiled form is kept and carried by the constraint, so that the engine thread only copies it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _MAX_REFUSALS = 256
 class ConstraintCompiler:
     """Compiles constraints for one tokenizer; callable from any thread.
 
-    What was compiled is kept up to a number of bytes, what was refused up to a number of refusals. A compiled
+    Compiled forms are kept up to a number of bytes, refusals up to a number of refusals. A compiled
     constraint carries its form with it, so that the engine thread looks nothing up and compiles nothing.
     """
 

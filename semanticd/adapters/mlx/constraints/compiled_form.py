@@ -17,11 +17,11 @@ _FORM_BYTES = 96 * 1024
 _BYTES_PER_BYTE = 200
 """A compiled form of plain words takes 30 to 200 bytes for each of its grammar (objects of 30 to 3,000 members)."""
 _BYTES_PER_BOUND = 16 * 1024
-"""What a number's or an array's bound takes in addition: it becomes a regular expression, or many rules."""
+"""Additional bytes for each bound of a number or an array: it becomes a regular expression, or many rules."""
 _BOUNDS = re.compile(r'"(?:minimum|maximum|minItems|maxItems)"')
 
 _MEASURED_IN_ADDITION = 16 * 1024
-"""What comes to a measured form for a larger vocabulary, and with its samples and keys."""
+"""Bytes added to a measured form for a larger vocabulary, and for its samples and keys."""
 
 _LEARNED_BYTES_PER_TOKEN = 2048
 """Measured: 0.5 to 10 KB, most in the first answers (`\\p{L}{1,200}`, a string of up to 10,000 characters)."""

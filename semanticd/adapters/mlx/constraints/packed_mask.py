@@ -1,4 +1,4 @@
-"""Which tokens may come next, a bit each: an eighth of the bytes to bring to the device at every token."""
+"""Masks of the allowed next tokens, one bit each: an eighth of the bytes to copy to the device for every token."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def character(one: str, *, ignores_case: bool = False) -> Characters:
     """Return the node of one character."""
     code = ord(one)
     found = 1 << code if code < NUM_ASCII else OTHERS
-    # What stands for itself in any pattern and any line of a grammar.
+    # A character that needs no escape in any pattern or line of a grammar.
     source = one if one.isascii() and (one.isalnum() or one in " _") else f"\\x{{{code:x}}}"
     return Characters(source, found | (_both_cases(one) if ignores_case else 0), ignores_case)
 
@@ -122,7 +122,7 @@ class PatternReader:
         """Return the whole pattern's node.
 
         Raises:
-            UntranslatableError: it has parts that cannot be rewritten, or is none.
+            UntranslatableError: it has parts that cannot be rewritten, or is not a pattern.
         """
         found = self._choice()
         if self._at < len(self._text):

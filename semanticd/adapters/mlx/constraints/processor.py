@@ -33,11 +33,11 @@ _UNKNOWN_SLACK = 128
 """One token can open an object whose required members take many more; how many is not known of every form."""
 _MAX_TOKENIZED = 4096
 _FORCED_PIECES = 64
-"""How far to follow what a form forces from its start."""
+"""Maximum number of forced pieces that are followed from a form's start."""
 _LOOK_AGAIN = 8
-"""How many tokens later to ask again, when no ending was found."""
+"""Tokens until the next search for an ending, after one that found none."""
 _NUMBERS = (*(str(n) for n in range(10)), ".1", "0.1", "-1", "-0.1", *(f"{n:02}" for n in range(100)))
-"""What may complete a number, shortest first: two digits find the next multiple, and what is above a bound."""
+"""Texts that may complete a number, shortest first: two digits reach the next multiple, or exceed a bound."""
 
 
 class ShortestEnding:
@@ -171,7 +171,7 @@ class AnswerBounds:
 class FormHints:
     """Facts about a form: texts of its patterns, keys of its objects, and its largest opening.
 
-    `opening` is the most tokens that something begun inside the form takes to be completed; None: not known.
+    `opening` is the maximum number of tokens that complete a part begun inside the form; None: unknown.
     """
 
     samples: Sequence[str] = ()

@@ -1,4 +1,4 @@
-"""Why a form cannot be compiled, in the words of its author: the grammar engine's reasons name its own options.
+"""Reasons for refusing a form, in terms of the client's schema: the grammar engine's own name its options.
 
 A reason that is not known here is passed on as it is, on one line.
 """

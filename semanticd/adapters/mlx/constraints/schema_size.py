@@ -1,7 +1,7 @@
 """Bounds what one token can cost: how long the shortest value is that a schema lets a model begin.
 
 An answer whose room is nearly used is led to its end; a model that opens one more item of an array just before has to
-complete that too. Sizes are bytes, and so bound tokens from above. What is not understood counts as short.
+complete that too. Sizes are bytes, and so bound tokens from above. Unknown parts of a schema count as short.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class ThinkingGate:
         """Whether a token may be forced after the next one."""
         if self.closed:
             return False
-        # What begins with the next token has thought nothing yet.
+        # Thinking that begins with the next token has used none of its budget.
         return self._num_thought + 1 >= self._budget if self._thinking else self._budget <= 0
 
     @property

@@ -31,7 +31,7 @@ _ANYTHING: Mapping[str, Any] = {"type": "object"}
 _COMBINED = frozenset(
     ("allOf", "anyOf", "oneOf", "not", "if", "$ref", "patternProperties", "minProperties", "dependentSchemas")
 )
-"""Where one of these stands alongside `properties`, other keys may be meant."""
+"""Schema words that may allow other keys than those in `properties`."""
 
 _UNLIKE_A_CALL = ' & ~/\\s*\\{\\s*"(name|type|function)"(.|\\n)*/'
 """Restricts text to what does not begin as a bare call does."""
@@ -306,7 +306,7 @@ def _literal(marker: str, special: Mapping[str, int]) -> str:
 def closed(schema: Any) -> Any:
     """Close objects that leave open whether they may have other keys: a model would only invent some.
 
-    What is produced still follows the schema as given.
+    The answer still follows the schema as given.
     """
     if not isinstance(schema, Mapping):
         return schema

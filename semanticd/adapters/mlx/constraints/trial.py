@@ -91,7 +91,7 @@ class Trial:
     """The result of a trial compilation."""
 
     refusal: str
-    """Why it does not compile; empty when it does."""
+    """Reason why the grammar does not compile; empty: it compiles."""
     num_bytes: int
     """Memory that the compiled form takes; 0 where the system does not say."""
 

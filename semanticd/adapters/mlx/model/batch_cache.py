@@ -16,16 +16,16 @@ the others, and one token can only be taken back from all rows. Here
   (`compact`);
 - the capacity grows by `GROWTH_TOKENS`, as the ledger expects. A growth copies all rows, but only once in so many
   steps, each of which reads all rows anyway: under a hundredth of that, however long they are. Steps that grow with
-  the length would save a part of this hundredth and cost an eighth of the memory. Whatever is copied is copied a layer
-  at a time, so that what it was and what it becomes are never there both of more than one layer;
+  the length would save a part of this hundredth and cost an eighth of the memory. Copies are made one layer at a time,
+  so that old and new tensors never exist at the same time for more than one layer;
 - each row's tokens are written at the row's own end: one scatter a layer, in place. One slice for all where they are
   of one length. Measured with 30 layers on two cores: a scatter costs 9 µs a layer more than the slice, and a slice for
   each row more than the scatter from three rows on;
 - taking back is subtraction, for each row its own number.
 
-Rows of equal length need no mask but order, and their position is a number, which needs no waiting. What lies
-behind a row's end is hidden by the mask; it is zeroed when a slot is taken over, because nothing times a stranger's
-infinity is no number.
+Rows of equal length need no mask but order, and their position is a number, which needs no waiting. Positions
+after a row's end are masked; they are zeroed when a slot is reused, because zero times an infinity of the former row
+is NaN.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class SlottedKVCache:
         cache.keys, cache.values, cache.lengths = keys, values, [length]
         return cache
 
-    # What a model asks for.
+    # The interface that models use.
 
     @property
     def offset(self) -> int | mx.array:
@@ -104,7 +104,7 @@ class SlottedKVCache:
         mask = indices <= positions
         return mask if window_size is None else mask & (indices > positions - window_size)
 
-    # What the library's generation and our own ask for.
+    # The interface that the library's generation and ours use.
 
     @property
     def _is_even(self) -> bool:

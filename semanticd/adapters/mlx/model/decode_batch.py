@@ -9,9 +9,9 @@ cannot be described before token `n` is known: the device would wait for Python.
 the form works while they are computed. Where a form does not depend on the last token, nothing waits for that either.
 
 Rows may be given drafts of what follows token `n` (see `drafts`): one step computes all of them, every position is
-sampled as it would have been alone, and a row's draft is right up to the first token that is not the sampled one. What
-was computed behind that is taken back, from each row what is its own; a shorter draft is filled up, and the filling is
-taken back with it.
+sampled as it would have been alone, and a row's draft is right up to the first token that is not the sampled one.
+Positions computed after that are taken back, a different number for each row; a shorter draft is padded, and the
+padding is taken back with it.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class RowDrafts:
 
     def expect(self, ids: Sequence[int], *, room: int) -> bool:
         """Return whether a draft may follow the token after `ids`; `room` is its maximum length."""
-        # What makes the running cache grow is left to a plain step, for which room was made.
+        # A token that makes the running cache grow is left to a plain step, for which room was made.
         self._most = min(self._max_drafts, room)
         if self._max_length is not None:
             self._most = min(self._most, self._max_length - len(ids) - 1)

@@ -1,7 +1,7 @@
 """Evaluates a prefill chunk in parts, so that an unneeded chunk can be abandoned in the middle.
 
-A chunk of a long prompt takes up to a second. What a layer's cache holds depends on the layers before it and on none
-behind: evaluated in the layers' order, a part at a time, a chunk computes the same as at once. On a CPU our own
+A chunk of a long prompt takes up to a second. A layer's cache depends on the layers before it and on none
+after it: evaluated in the layers' order, a part at a time, a chunk computes the same as at once. On a CPU our own
 functions compute while the model is called (`cpu_math`): there each layer's cache asks before it is written.
 """
 

@@ -90,7 +90,7 @@ class KvQuantization:
             arrays.append(mx.swapaxes(self._unpacked(parts, "c"), -1, -2) @ self._rotation)
         if "tq" in parts or not arrays:
             flat = self._unpacked(parts, "t")
-            # What it was filled up with may be as long as a token.
+            # The padding may be as long as a token.
             length = flat.shape[2] // self.dim
             rows = mx.unflatten(flat[:, :, : length * self.dim], 2, (length, self.dim))
             arrays.append(rows @ self._rotation)

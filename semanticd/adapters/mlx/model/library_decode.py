@@ -1,4 +1,4 @@
-"""How fast mlx-lm decodes by itself: the rate that our engine is held against. Engine thread only."""
+"""Decode rate of mlx-lm by itself, the baseline for our engine. Engine thread only."""
 
 from __future__ import annotations
 

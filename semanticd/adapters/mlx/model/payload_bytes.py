@@ -1,7 +1,7 @@
 """Conversion of blocks' tensors to bytes and back, depending on where the device has its memory.
 
-A CPU and Metal compute in memory that Python reads: there bytes are views of tensors, and nothing is copied. What numpy
-copies into running caches stays the bytes that were read, of which it has views: a block that is read is copied once.
+A CPU and Metal compute in memory that Python reads: there bytes are views of tensors, and nothing is copied. numpy
+copies into running caches from views of the bytes that were read: a block that is read is copied once.
 
 A CUDA card has memory of its own. A buffer that the CPU looks at leaves it permanently (`Buffer::raw_ptr` calls
 `move_to_unified_memory`, mlx/backend/cuda/allocator.cpp in 0.32), an array that is made of numpy's never was there,

@@ -27,7 +27,7 @@ _TURN = b"\1"
 _RETRY_S = 0.1
 _ATTEMPT_S = 5.0
 _LATER_S = 2.0
-"""How much longer a rank waits to be connected to: the rank that cannot connect knows the reason, and comes first."""
+"""Seconds that accepting outlasts connecting: the rank that cannot connect knows the reason, and reports first."""
 
 
 class RingPorts:

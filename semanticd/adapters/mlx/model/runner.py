@@ -63,9 +63,9 @@ class _Decoding:
     first_emitted: bool = False
     """Whether the token that the next step returns was emitted already."""
     error: Exception | None = None
-    """What its sampler or a logits processor raised: the row cannot continue, the others can."""
+    """Error of its sampler or of a logits processor: this row cannot continue, the others can."""
     drafts: RowDrafts | None = None
-    """What its next tokens may be; None: none are guessed."""
+    """Source of draft tokens; None: the row decodes without drafts."""
 
     def note(self, error: Exception) -> None:
         """Note the first error of its own."""
@@ -94,14 +94,14 @@ class Decoding:
     max_drafts: int = 0
     """Tokens that are guessed and verified in one step, at most, of each row; 0: none are guessed."""
     batch: type[DecodeBatch] = DecodeBatch
-    """What decodes: another kind where several ranks have to sample alike."""
+    """Class of the decode batch; another one where several ranks must sample alike."""
 
 
 class MlxModelRunner:
     """Runs one model; see the port `ModelRunner`."""
 
     device: DeviceKind | None = None
-    """What payloads are kept for, see `payload_bytes`; None: MLX's default device."""
+    """Device that payloads are kept for, see `payload_bytes`; None: MLX's default device."""
 
     def __init__(
         self,
@@ -372,7 +372,7 @@ class MlxModelRunner:
     def _losing(self, group: int) -> Iterator[None]:
         """Drop a batch in whose change an error occurs.
 
-        What its caches hold is not known then: they must not be read, and rows leave without looking at them.
+        The contents of its caches are then undefined: they must not be read, and rows leave without looking at them.
         """
         try:
             yield

@@ -76,7 +76,7 @@ def load_weights(
         if spread is not None:
             spread(model)
         yield from _evaluate(model, on_progress=lambda share: on_progress(0.3 + 0.7 * share))
-        # What the conversion left behind has no size that a step asks for.
+        # The conversion's freed buffers have sizes that no step requests.
         mx.clear_cache()
     except ModelLoadError:
         raise

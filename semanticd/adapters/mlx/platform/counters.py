@@ -13,7 +13,7 @@ import psutil
 _TOO_MANY_BYTES = 1 << 48
 _NUM_NUMBERS = 10
 _FOOTPRINT = 7
-"""Where `ri_phys_footprint` is among the numbers of `struct rusage_info_v0`, which follow a UUID of 16 bytes."""
+"""Index of `ri_phys_footprint` among the numbers of `struct rusage_info_v0`, which follow a UUID of 16 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def allocate_too_much() -> None:
     """Ask for an array that no machine holds, 256 TiB; where that would end the process, say what a GPU would.
 
     Raises:
-        RuntimeError: What MLX raises when an allocation fails.
+        RuntimeError: MLX's error when an allocation fails.
     """
     if not allocation_fails_cleanly():
         raise RuntimeError(f"[malloc] Unable to allocate {_TOO_MANY_BYTES} bytes.")

@@ -5,7 +5,7 @@ The budget counts tensors in use. On top of them come two pools of freed memory,
 - glibc raises its own limit for blocks that are returned at once (up to 32 MiB) and opens an arena per thread, so that
   freed tensors stay in the process. The limits are fixed at shares of the cache budget, because a block that was
   returned must be mapped again for the next tensor, which takes longer than computing it; and there is one arena, so
-  that what a thread that reads freed serves the one that computes. What is kept is returned when no thread computes,
+  that memory freed by a reading thread serves the computing one. Kept memory is returned when no thread computes,
   except a reserve for the next conversation, and gaps between tensors as soon as they are more than may be kept.
   Other C libraries, macOS's among them, return memory by themselves.
 - MLX keeps freed buffers for the next tensor of that size; how many is decided by machine, in `domain.memory_plan`.

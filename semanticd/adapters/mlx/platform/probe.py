@@ -20,7 +20,7 @@ def probe_mlx() -> MlxProbe:
     """Multiply on the default device. Not to be called while an engine thread runs.
 
     Raises:
-        Exception: Whatever a broken back end raises.
+        Exception: Any exception of a broken back end.
     """
     load_fast_blas()  # before mlx.core is imported
     import mlx.core as mx

@@ -16,7 +16,7 @@ MOST_HELD = 1024
 """Characters that are held at most, the marker's included."""
 
 _OPENS = re.compile(r"\{|(?<=\w)\(")
-"""What begins a value in which strings are known: a JSON object, or the arguments of a call in Python."""
+"""Start of a value whose strings are followed: a JSON object, or the arguments of a call in Python."""
 _LEAD = re.compile(r"[\s\w.\[]*\Z")
 
 
@@ -83,7 +83,7 @@ class CallStrings:
 
 
 class HeldText:
-    """What follows a marker inside of a string, from the marker on, until the string's end is decided."""
+    """Text from a marker inside of a string on, held until it is decided whether the string contains the marker."""
 
     def __init__(self, strings: CallStrings) -> None:
         """Hold nothing yet; `strings` have read the text before the marker."""
@@ -128,7 +128,7 @@ class _JsonValue:
 
 
 class _PythonValue:
-    """Arguments in brackets; a string that goes on after its line breaks them."""
+    """Arguments in brackets; a string that continues on the next line breaks them."""
 
     def __init__(self, *, depth: int = 0) -> None:
         self._end = BracketEnd("\"'", depth=depth)

@@ -47,13 +47,13 @@ _NUMBERED_CALLS = "<|tool_call_argument_begin|>"
 _TOOL_ROLE = re.compile(r"['\"]tool['\"]")
 
 _THINKING = re.compile(r"\b(?:if|not|set) thinking\b|\bthinking is (?:not )?defined")
-"""How DeepSeek V3.1 and Granite name the option that others call `enable_thinking`."""
+"""Uses of `thinking`, the name that DeepSeek V3.1 and Granite give to the option `enable_thinking`."""
 
 _Known = dict[str, list[tuple[str, str]]]
 """Ids as the template wants them, and tools' names, of the latest calls with an id that the client knows."""
 
 SHORTEST = ChatPrompt((Message.of("user", "?"),))
-"""What every template accepts."""
+"""A prompt that every template accepts."""
 
 Entry = dict[str, Any]
 
@@ -140,7 +140,7 @@ class ChatTemplate:
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 (lives as long as the model's tokenizer)
     def _opens(self, start: str, end: str, options: str) -> bool:
-        # How a prompt ends depends on the options, not on the conversation: the shortest one shows it.
+        # A prompt's end depends on the options, not on the conversation: the shortest conversation shows it.
         try:
             tail = self.render(replace(SHORTEST, template_options=json.loads(options)))
         except InvalidRequestError:

@@ -1,7 +1,7 @@
 """Reads calls that are written as elements (`<function=write><parameter=text>…`) as they come, and hands JSON on.
 
 Text of an argument that the tool's schema declares as a string is handed on piece by piece; other values when they are
-whole, converted by the family's own parser. What is handed on is at every moment the beginning of valid JSON.
+whole, converted by the family's own parser. The emitted text is at every moment the beginning of valid JSON.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ElementCallReader:
         self._started = self._complete = False
         self._buffer = ""
         self._looked = 0
-        """How much of the buffer holds no beginning of a call."""
+        """Leading characters of the buffer that contain no beginning of a call."""
         self._call_head = self._argument_head = self._key = ""
         self._strings: frozenset[str] = frozenset()
         self._num_arguments = 0

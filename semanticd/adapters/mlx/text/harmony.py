@@ -31,7 +31,7 @@ MARKERS = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>"
 """Special tokens that the parser must see."""
 
 FINAL, ENDS = "<|channel|>final<|message|>", ("<|end|>", "<|start|>")
-"""What begins the text for the user, and what ends a message."""
+"""Markers before the text for the user, and at the end of a message."""
 
 _MARKER = re.compile("|".join(re.escape(marker) for marker in MARKERS))
 _LONGEST = max(map(len, MARKERS))
@@ -61,11 +61,11 @@ class HarmonyParser:
         self._buffer = ""
         self._arguments = JsonObjectReader()
         self._strings = CallStrings(leading=True)
-        """What was read of the last call's arguments, `_held` included."""
+        """State of the strings in the last call's arguments, `_held` included."""
         self._held: HeldText | None = None
-        """What follows a marker inside of a string."""
+        """Text after a marker inside of a string; None: no marker is open."""
         self._written = ""
-        """What was written as the arguments of the last call."""
+        """Text of the last call's arguments."""
         self._num_calls = self._num_broken = 0
         self.num_parse_failures = 0
 

@@ -1,7 +1,7 @@
 """Reads calls whose arguments are a JSON object as they come, and hands the arguments' text on piece by piece.
 
 A family says what stands before the arguments (`CallHead`): `{"name": …, "arguments": ` with most, a name between
-control tokens with others. What is handed on is at every moment the beginning of valid JSON: reading stops at the
+control tokens with others. The emitted text is at every moment the beginning of valid JSON: reading stops at the
 first character that breaks it.
 """
 
@@ -18,7 +18,7 @@ _CLOSING = _SPACE + ",;}]"
 _NUMBER_SO_FAR = re.compile(r"-?(?:(?:0|[1-9]\d*)(?:\.\d*)?(?:(?<=\d)[eE][+-]?\d*)?)?\Z", re.ASCII)
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?\Z", re.ASCII)
 _PLAIN = re.compile(r'[^"\\\x00-\x1f]+')
-"""What stands in a string as it is."""
+"""Characters that a string contains without an escape."""
 _LITERALS = ("true", "false", "null")
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}
 
@@ -38,7 +38,7 @@ class CallHead:
     anywhere: re.Pattern[str]
     """A head alone, to be searched for."""
     after: re.Pattern[str]
-    """What belongs to a call after its arguments."""
+    """Text that belongs to a call after its arguments."""
 
     @classmethod
     def of(cls, head: str, *, before: str = r"\s*", after: str) -> CallHead:
@@ -71,7 +71,7 @@ class JsonCallReader:
         self.complete = False
         """Whether the last call's arguments were read to their end."""
         self.rest = ""
-        """What came after the last arguments ended or broke, or without any; nothing of it was handed on."""
+        """Text after the end of the last arguments, or after an error in them; not emitted yet."""
         self._begun: list[str] = []
         self._head = head
         self._pattern = head.first
@@ -80,7 +80,7 @@ class JsonCallReader:
 
     @property
     def begun(self) -> str:
-        """What was written of the last call, from its head to the end of its arguments or where they break."""
+        """Text of the last call, from its head to the end of its arguments or to the first error in them."""
         return "".join(self._begun)
 
     @property
@@ -153,7 +153,7 @@ class JsonObjectReader:
 
     @property
     def depth(self) -> int:
-        """How many objects and lists are open."""
+        """Number of open objects and lists."""
         return len(self._stack)
 
     def feed(self, text: str) -> tuple[str, str]:
@@ -265,7 +265,7 @@ def _end_of_object(text: str) -> int:
 
 
 def _decoded(literal: str) -> str | None:
-    """Return the string that a JSON literal stands for; None when it is none, or cannot be sent anywhere."""
+    """Return the string that a JSON literal stands for; None when it is invalid, or cannot be encoded as UTF-8."""
     try:
         text = str(json.loads(literal))
         text.encode()

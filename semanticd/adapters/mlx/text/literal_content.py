@@ -55,7 +55,7 @@ class ControlTokens:
     def __init__(self, *, special: Iterable[str], structural: Iterable[str]) -> None:
         """Take the special tokens, and what else has a meaning in a conversation, such as `<tool_call>`.
 
-        Structural ones are left alone in what the assistant said: templates look there for thoughts and calls.
+        Structural ones stay unchanged in the assistant's messages: templates look there for thoughts and calls.
         """
         named = {token for token in special if token.strip()}
         meant = {token for token in structural if token.strip()}

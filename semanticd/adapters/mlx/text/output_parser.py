@@ -38,12 +38,12 @@ _CUT_CALL = re.compile(
 
 _SPACE = " \t\r\n"
 _BETWEEN_BARE = _SPACE + ";,"
-"""What may stand between two bare calls."""
+"""Characters allowed between two bare calls."""
 _NO_WORDS = re.compile(r"(?:\\n|[\s,;(){}\[\]`])*\Z")
-"""What models write between calls and after them, and mean nothing by; some spell the line break."""
+"""Text without a meaning that models write between and after calls; some spell out the line break."""
 _FENCE = "```"
 _BEFORE_FENCE = ("\n", "}", "]", ")")
-"""What a fence of code ends after; inside of a string three backticks stand elsewhere."""
+"""Texts before the closing fence of a code block; three backticks inside of a string follow others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class _Block:
 
     form: CallForm
     marker: str
-    """What was left out before it; a block without a call gives it back where its marker means other things too."""
+    """Opening marker, not emitted; a block without a call emits it if the marker has other uses too."""
     trim: bool = False
     """Whether line breaks before it belonged to other markup."""
     name: str | None = None
@@ -69,11 +69,11 @@ class _Block:
     reader: JsonCallReader | ElementCallReader | None = None
     brackets: BracketEnd | None = None
     strings: CallStrings = field(default_factory=CallStrings)
-    """What was read of a block that a marker ends, `held` included."""
+    """State of the strings of a block that a marker ends, `held` included."""
     held: HeldText | None = None
-    """What follows a marker inside of a string."""
+    """Text after a marker inside of a string; None: no marker is open."""
     head: str = ""
-    """What a guard looks at."""
+    """Beginning of the block, which its form's guard checks."""
     parts: list[str] = field(default_factory=list)
 
     @property

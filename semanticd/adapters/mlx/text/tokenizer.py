@@ -248,7 +248,7 @@ class MlxTokenizer:
         if markup.think_start and markup.think_end:
             hidden.append((markup.think_start, markup.think_end))
         if prompt.tools and prompt.tool_choice.mode != "none":
-            # What a guarded marker begins may be text, in which stop strings count.
+            # A block after a guarded marker may be text, in which stop strings count.
             hidden += [(f.start, f.end or "") for f in markup.forms if f.guard is None]
         begins = markup.think_end if self._begins_thinking(prompt) else None
         return VisibleStops(stops, tuple(hidden), begins) if hidden else stops

@@ -1,4 +1,4 @@
-"""How each family of models calls tools: a table, one row a family.
+"""Tool call formats of the families of models: a table, one row per family.
 
 A row says how calls are read out of an answer (its forms), how a call is spelled where we write one (a forced call, or
 a call of the past for a template that knows none), and by what a tokenizer shows that its model is of the family.
@@ -258,7 +258,7 @@ _SIGNS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("llama", (), ("<|python_start|>",)),
     ("gemma3", ("<start_of_turn>",), ()),
 )
-"""What a family's template says, and what its vocabulary has; the first row of which all is there."""
+"""Texts of a family's template and tokens of its vocabulary; the first row with all of them present applies."""
 
 
 def family_of(

@@ -29,7 +29,7 @@ def parse(
     """Return a request for each prompt, in order.
 
     Raises:
-        InvalidRequestError: the prompt is none of the four forms, or there are too many.
+        InvalidRequestError: the prompt has none of the four forms, or there are too many.
         UnsupportedError: it asks for a suffix or for the best of several completions.
     """
     if body.suffix:

@@ -16,9 +16,9 @@ from semanticd.domain.errors import InvalidRequestError, ModelError
 from semanticd.domain.generation import FinishReason, GenerationRequest, GenerationResult
 
 SUMMARY_TOKENS = 1024
-"""How long a summary may become unless the request says so: on a laptop's CPU this takes a minute or two."""
+"""Default limit of a summary's tokens: on a laptop's CPU they take a minute or two."""
 _WORDS_PER_TOKEN = 0.6
-"""What the model is asked for, in words: well below what it may write, so that it comes to an end by itself."""
+"""Words requested per allowed token: well below the limit, so that the model ends the summary by itself."""
 _KEPT_CHARACTERS = 64_000
 """The user's messages are kept up to this length, newest first."""
 

@@ -1,8 +1,8 @@
 """Items as they are stored and listed: with an id each, in the form in which the original service shows them.
 
-What cannot be read here (an image's data) is not stored. Items that the client sent without an id get one that follows
-from what they say and what stands before them, so that a conversation that is sent again is stored once. An id that
-the client chose stands for the item in that conversation only: another client may choose it as well.
+Content that cannot be read here (an image's data) is not stored. Items that the client sent without an id get one
+derived from their content and that of the items before them, so that a conversation that is sent again is stored
+once. An id that the client chose is valid in that conversation only: another client may choose the same one.
 """
 
 from __future__ import annotations

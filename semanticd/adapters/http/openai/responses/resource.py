@@ -143,7 +143,7 @@ class Responses:
         self._conversations = conversations
         self._wall = wall
         self.saved_within_s = SAVED_WITHIN_S
-        """How many seconds an answer waits for the disk at most."""
+        """Maximum time that an answer waits for the disk, in seconds."""
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Create a response."""

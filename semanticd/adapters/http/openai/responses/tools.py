@@ -22,7 +22,7 @@ from semanticd.domain.limits import LIMITS
 from semanticd.domain.whole_text import whole_characters
 
 HOSTED = ("web_search", "file_search", "code_interpreter", "image_generation", "tool_search", "local_shell")
-"""How the types of OpenAI's own tools begin; a version or `_preview` may follow."""
+"""Prefixes of the types of OpenAI's own tools; a version or `_preview` may follow."""
 
 _INPUT_HEAD = re.compile(r'\s*\{\s*"input"\s*:\s*"')
 _STRING_PART = re.compile(

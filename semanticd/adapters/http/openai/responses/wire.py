@@ -105,7 +105,7 @@ class InputItem(Struct):
     encrypted_content: str | None = None
     tools: list[Tool] | None = None
     action: Any = None
-    """What a shell, computer or search call does; like the fields below, of calls that ran elsewhere."""
+    """Action of a shell, computer or search call; like the fields below, only on calls that ran elsewhere."""
     operation: Any = None
     queries: Any = None
     results: Any = None

@@ -2,7 +2,7 @@
 
 MLX stores a row in groups of 32 or 64 values with a scale and a bias: `value = scale x code + bias`. Q4_0, Q4_1, Q5_0,
 Q5_1, Q8_0, Q4_K and Q5_K do the same with groups of 32, so their codes are kept; scales are rounded to the type of the
-model. What the other quantizations hold is read with the `gguf` library and, unless floats are wanted, quantized to
+model. Tensors in other quantizations are read with the `gguf` library and, unless floats are wanted, quantized to
 8 bits, which changes less than any of them did.
 
 Forms of the blocks: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and the library's `quants.py`.

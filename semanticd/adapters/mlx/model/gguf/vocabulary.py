@@ -33,7 +33,7 @@ _TEKKEN = _CASES % ("", "", r"\p{N}")
 _SUFFIX = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 _GPT4O = _CASES % (_SUFFIX, _SUFFIX, r"\p{N}{1,3}")
 
-# How each `tokenizer.ggml.pre` splits text before BPE: the pattern, and what goes with it.
+# By `tokenizer.ggml.pre`: the pattern that splits text before BPE, and related options.
 _PLAIN: dict[str, Any] = {}
 _WHOLE_WORDS = {"ignore_merges": True}
 _PRE: dict[str, tuple[str, dict[str, Any]]] = {
