@@ -1,4 +1,4 @@
-"""The check of wording finds what it looks for, in pages and in messages, and nothing in code."""
+"""The check of wording finds the listed phrases in pages, messages and descriptions, and nothing in code."""
 
 from __future__ import annotations
 
@@ -29,11 +29,17 @@ def repository(tmp_path: Path) -> Path:
         "Requests continue. There is no limit.\n\n```\nthe job goes on\n```\n"
     )
     (tmp_path / "CHANGELOG.md").write_text("`nobody` owns it; it is no longer there.\n")
-    (tmp_path / "semanticd" / "module.py").write_text('"""Nobody is told."""\nTEXT = "there are no agents"\n')
+    (tmp_path / "semanticd" / "module.py").write_text(
+        '"""Agents whose `nobody` is None. Where there are none, nothing is sent."""\n'
+        + "def told(beside: str) -> str:\n"
+        + '    """Whether it is there."""\n'
+        + "    # Where there is no agent, the key is none of those that nobody has.\n"
+        + '    return "there are no agents"\n'
+    )
     return tmp_path
 
 
-def test_docstrings_code_and_plain_words_are_no_findings(repository: Path) -> None:
+def test_code_and_plain_words_are_no_findings(repository: Path) -> None:
     assert check(repository) == (0, "wording: no findings\n")
 
 
@@ -65,3 +71,44 @@ def test_a_phrase_is_found_in_a_page_and_in_a_message(repository: Path, text: st
         "semantic_tui/module.py:1",
     ]
     assert all(word in line for line in printed.splitlines())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What is left of the budget.",
+        "Who takes its place.",
+        "Whatever runs longest.",
+        "Whose turn it is.",
+        "Where its text begins.",
+        "When it was loaded.",
+        "Why it cannot be read.",
+        "How many requests hold it.",
+        "Which agents are listed.",
+        "Those of the first kind.",
+        "That is left of it.",
+        "Whether what runs fits.",
+        "Bytes of a block. What is left is freed.",
+        "Bytes that nobody uses.",
+    ],
+)
+def test_a_clause_without_a_noun_is_found_in_every_description(repository: Path, text: str) -> None:
+    (repository / "semantic_tui" / "module.py").write_text(
+        f'"""{text}"""\n\nSIZE = 1\n"""{text}"""\n\n\nclass Room:\n    """{text}"""\n\n    size: int\n'
+        f'    """{text}"""\n\n    def __init__(self) -> None:\n        """{text}"""\n        self.left = 0\n'
+        f'        """{text}"""\n'
+    )
+    status, printed = check(repository)
+    assert status == 1
+    assert [line.split(": ")[0].split(":")[1] for line in printed.splitlines()] == [
+        "1", "4", "8", "11", "14", "16",
+    ]  # fmt: skip
+
+
+def test_a_comment_without_a_noun_is_found(repository: Path) -> None:
+    (repository / "semantic_tui" / "module.py").write_text(
+        "# What is hot.\n\n# Where none is hot, all are.\n"
+    )
+    status, printed = check(repository)
+    assert (status, printed.count("\n")) == (1, 1)
+    assert printed.startswith("semantic_tui/module.py:1: 'What is hot.'")

@@ -1,8 +1,10 @@
 """Find turns of phrase that readers stumbled on in what users read: `python contrib/dev/checks/wording.py`.
 
-Looks at the pages under `docs/`, README.md and CHANGELOG.md outside of code blocks and code spans, and at the string
-literals of both packages outside of docstrings: help texts, settings, messages, log events. Prints one line a finding,
-with the plainer words; exits 1 if there is any. A use that is right is named in `ALLOWED`, with the text around it.
+Looks at the pages under `docs/`, README.md and CHANGELOG.md outside of code blocks and code spans, and at the packages:
+string literals (help texts, settings, messages, log events), docstrings and descriptions of fields. No sentence of a
+description or a comment may begin with a relative clause without a noun ("What is left of it"). Prints one line a
+finding, with the plainer words; exits 1 if there is any. A use that is right is named in `ALLOWED`, with the text
+around it.
 """
 
 from __future__ import annotations
@@ -47,9 +49,16 @@ PATTERNS = {
 }
 """Regular expressions, and words to use instead."""
 
+CLAUSE = r"(?:\A|[.:;] )(?:What|Whatever|Who|Whoever|Whom)\b"
+"""Beginning of a sentence that has no noun; case-sensitive, like the next one."""
+FIRST_CLAUSE = r"\A(?:Where|Wherever|When|Why|How|Which|Whose|Those|That|Whether what)\b"
+"""Beginning of a description that has no noun; later sentences may begin with a condition."""
+_NOUN = "a noun with its unit, or a verb"
+
 ALLOWED: tuple[str, ...] = ()
 """Texts around uses that are right."""
 
+_ANY = re.compile("|".join(PATTERNS), re.IGNORECASE)
 _SPANS = re.compile(r"`[^`]*`|<!--.*?-->|\]\([^)]*\)", re.DOTALL)
 
 
@@ -64,35 +73,65 @@ def pages(root: Path) -> Iterator[tuple[str, int, str]]:
                 yield str(path.relative_to(root)), number, _SPANS.sub(" ", line)
 
 
-def messages(root: Path) -> Iterator[tuple[str, int, str]]:
-    """Yield file, line number and text of each string literal that is not a docstring."""
+def literals(root: Path) -> Iterator[tuple[str, int, str, bool]]:
+    """Yield file, line number and text of each string literal, and whether it is a description: it stands alone."""
+    for file, source in modules(root):
+        tree = ast.parse(source)
+        descriptions = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield file, node.lineno, " ".join(node.value.split()), id(node) in descriptions
+
+
+def comments(root: Path) -> Iterator[tuple[str, int, str]]:
+    """Yield file, line number and text of each comment that has a line of its own."""
+    for file, source in modules(root):
+        for number, line in enumerate(source.splitlines(), 1):
+            text = line.lstrip()
+            if text.startswith("#"):
+                yield file, number, text.lstrip("#: ")
+
+
+def modules(root: Path) -> Iterator[tuple[str, str]]:
+    """Yield file and source of each module of both packages."""
     for package in ("semanticd", "semantic_tui"):
         for path in sorted((root / package).rglob("*.py")):
-            tree = ast.parse(path.read_text())
-            docstrings = {
-                id(statement.value)
-                for node in ast.walk(tree)
-                if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-                for statement in node.body
-                if isinstance(statement, ast.Expr)
-            }
-            for node in ast.walk(tree):
-                if (
-                    isinstance(node, ast.Constant)
-                    and isinstance(node.value, str)
-                    and id(node) not in docstrings
-                ):
-                    yield str(path.relative_to(root)), node.lineno, " ".join(node.value.split())
+            yield str(path.relative_to(root)), path.read_text()
 
 
 def findings(root: Path) -> Iterator[str]:
     """Yield one line for each use that is not allowed."""
-    for file, number, text in (*pages(root), *messages(root)):
-        for pattern, better in PATTERNS.items():
-            for found in re.finditer(pattern, text, re.IGNORECASE):
-                around = text[max(0, found.start() - 40) : found.end() + 40]
-                if not any(allowed in around for allowed in ALLOWED):
-                    yield f"{file}:{number}: '{around.strip()}' (better: {better})"
+    for file, number, text in pages(root):
+        yield from _phrases(file, number, text)
+    for file, number, text, is_description in literals(root):
+        if is_description:
+            prose = _SPANS.sub("`…`", text)
+            yield from _clauses(file, number, prose, rf"{FIRST_CLAUSE}|{CLAUSE}")
+            # Python's None is a value, not a turn of phrase.
+            yield from _phrases(file, number, re.sub(r"\bNone\b", "`…`", prose))
+        else:
+            yield from _phrases(file, number, text)
+    for file, number, text in comments(root):
+        yield from _clauses(file, number, text, CLAUSE)
+
+
+def _phrases(file: str, number: int, text: str) -> Iterator[str]:
+    if not _ANY.search(text):
+        return
+    for pattern, better in PATTERNS.items():
+        for found in re.finditer(pattern, text, re.IGNORECASE):
+            yield from _unless_allowed(file, number, text, found, better)
+
+
+def _clauses(file: str, number: int, text: str, pattern: str) -> Iterator[str]:
+    for found in re.finditer(pattern, text):
+        yield from _unless_allowed(file, number, text, found, _NOUN)
+
+
+def _unless_allowed(file: str, number: int, text: str, found: re.Match[str], better: str) -> Iterator[str]:
+    around = text[max(0, found.start() - 40) : found.end() + 40]
+    if not any(allowed in around for allowed in ALLOWED):
+        yield f"{file}:{number}: '{around.strip()}' (better: {better})"
 
 
 def main() -> int:
