@@ -37,7 +37,7 @@ def main() -> None:
         default=DEFAULT_SCREEN,
         help="first screen: dashboard, agent, models, requests, log or doctor (default: dashboard)",
     )
-    parser.add_argument("--agent", help="agent to show first, or to take the screenshot of")
+    parser.add_argument("--agent", help="agent to show first, or in the screenshot")
     parser.add_argument(
         "--size", default="120x36", help="columns and rows of the screenshot (default: 120x36)"
     )
@@ -49,7 +49,7 @@ def main() -> None:
         help="seconds to wait before the screenshot (default: 1)",
     )
     parser.add_argument(
-        "--theme", choices=("dark", "light"), help="colours (default: those used last, else dark)"
+        "--theme", choices=("dark", "light"), help="colour theme (default: the last one used, else dark)"
     )
     options = parser.parse_args()
     try:

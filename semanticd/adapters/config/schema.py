@@ -382,7 +382,7 @@ class DistributedSettings:
     key: str | None = setting(
         None,
         key(),
-        "Shared key of the machines, at least 16 characters; they prove it to one another and never send it.",
+        "Shared key of the machines, at least 16 characters; each proves that it knows the key, and never sends it.",
         secret=True,
     )
     port: int = setting(

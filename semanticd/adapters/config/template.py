@@ -13,7 +13,7 @@ from semanticd.adapters.config.schema import SECTIONS, Settings, declared, read_
 _HEAD = """\
 # Settings of semanticd. A line that is commented out has its default value.
 # Flags and environment variables override this file; `semanticd config` shows what is in effect and why.
-# Where a setting has no default, "none" means that.
+# "none" marks a setting that has no default.
 # Models of your own: [models.NAME] with `sources`; a model with settings under another name: [profiles.NAME] with
 # `model` and `defaults`. See the page on adding models.
 """

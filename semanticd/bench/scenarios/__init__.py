@@ -21,9 +21,9 @@ SCENARIOS: Final[Mapping[str, str]] = {
     "restart_ttft": "time to first token of the next turn after a server restart (needs --restart-command)",
     "agents": "agents that take turns and share a system prompt: total time, and time to first token of later turns",
     "concurrent_decode": "concurrent answers: combined tokens per second, and the gaps between tokens of one answer",
-    "interference": "decode rate that an agent keeps while the long prompt of another agent is computed",
+    "interference": "decode rate of one agent during the prefill of another agent's long prompt",
     "cancel": "time to first token of a short request after another client dropped a long prompt",
-    "swap": "wait of a request while another model becomes the current one (needs --swap-command)",
+    "swap": "delay of a request while another model becomes the current one (needs --swap-command)",
 }
 """Every scenario's name and what it measures."""
 

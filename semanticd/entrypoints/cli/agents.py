@@ -268,7 +268,7 @@ def export(*, agent: str, path: Path, force: bool, as_json: bool) -> None:
 @click.option(
     "--trust",
     is_flag=True,
-    help="Let other agents share its blocks; only for exports that you made: a forged one could change answers.",
+    help="Let other agents share its blocks; only for your own exports: a forged one could change their answers.",
 )
 @json_option
 def import_agent(*, path: Path, new_id: str | None, trust: bool, as_json: bool) -> None:

@@ -51,7 +51,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON inst
     invoke_without_command=True,
     help=f"""Measure several agents against an OpenAI-compatible server.
 
-The server must be running; tokens are counted as its `usage` reports them. Prompts are random words from a seed.
+The server must be running; token counts come from the `usage` of its answers. Prompts are random words from a seed.
 Progress goes to stderr, the report (Markdown, or JSON with --json) to stdout.
 
 \b
@@ -117,14 +117,14 @@ Examples:
     type=_from_one,
     default=3,
     show_default=True,
-    help="Samples per figure where a sample is cheap.",
+    help="Samples per figure; slow measurements use fewer.",
 )
 @click.option(
     "--seed",
     type=int,
     default=1,
     show_default=True,
-    help="Seed of all text; change it to measure the same server again.",
+    help="Seed of the random text; change it to measure a server again, which has cached the earlier text.",
 )
 @click.option(
     "--stop-token-id",
@@ -142,7 +142,7 @@ Examples:
 @click.option(
     "--plots",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Also draw pictures into this folder (extra `bench`).",
+    help="Also draw charts into this folder (needs the extra `bench`).",
 )
 @click.option("--png", is_flag=True, help="Draw PNG instead of SVG.")
 @_as_json
@@ -158,7 +158,7 @@ def bench(context: click.Context, /, **options: Any) -> None:
 @click.option(
     "--plots",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Also draw pictures into this folder (extra `bench`).",
+    help="Also draw charts into this folder (needs the extra `bench`).",
 )
 @click.option("--png", is_flag=True, help="Draw PNG instead of SVG.")
 def compare(*, results: tuple[Path, ...], plots: Path | None, png: bool) -> None:

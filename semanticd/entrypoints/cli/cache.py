@@ -34,8 +34,8 @@ _BY = ("model", "agent")
 def commands(context: click.Context, *, by: str | None, as_json: bool) -> None:
     """Show, prune or clear the KV cache in RAM and on disk.
 
-    Without a command, shows its size. Rows of agents count a shared block once per agent; rows of models and the
-    totals count it once.
+    Without a command, shows the size of the cache. Rows of agents count a shared block once per agent; rows of models
+    and the totals count it once.
     """
     if context.invoked_subcommand is not None:
         return
@@ -126,7 +126,7 @@ def clear(*, yes: bool, as_json: bool) -> None:
     """Drop all cached blocks in RAM and on disk; agents stay.
 
     Running requests continue; blocks in RAM that they use are kept until they end. Each agent's next turn computes its
-    prompt again. If the disk refuses, the command fails, and nothing leaves RAM.
+    prompt again. If the disk refuses the deletion, the command fails, and no block leaves RAM.
     """
     if not yes:
         if not sys.stdin.isatty():

@@ -31,8 +31,8 @@ _MARKS = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}
 def doctor(*, as_json: bool, local: bool, generate: bool) -> None:
     """Check the installation and suggest fixes.
 
-    Platform, Python, MLX, memory, disk, socket, port, models and the model hub are checked, and the other machines,
-    where several share caches or compute one model.
+    Checks platform, Python, MLX, memory, disk, socket, port, models and the model hub, and other machines that share
+    caches or compute a model with this one.
     """
     report = (
         _here(generate=generate) if local else _from_daemon(generate=generate) or _in_child(generate=generate)

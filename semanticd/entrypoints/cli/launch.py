@@ -30,10 +30,10 @@ _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 @click.option("--model", "-m", help="Loaded model to use; default: the current one.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS]...")
 def launch(*, name: str, as_shell: bool, model: str | None, arguments: tuple[str, ...]) -> None:
-    """Start Claude Code, Codex or another program with the daemon.
+    """Start Claude Code, Codex or another client of the daemon.
 
     Arguments after `--` are passed to the program. None of its files are changed: it gets the daemon's address, key and
-    model in environment variables and arguments of this one start. `eval "$(semanticd launch claude --print)"` sets
+    model in environment variables and arguments, for this run only. `eval "$(semanticd launch claude --print)"` sets
     them in a shell. For `cline`, `crush`, `zed` and `vscode` the settings are printed instead, because these programs
     read them from their own files only.
     """

@@ -41,7 +41,7 @@ def start(*, timeout: float | None, **given: Any) -> None:
 @drain_option
 @now_option
 def stop(*, timeout: float | None, now: bool) -> None:
-    """Finish running requests, write the caches, and end the daemon."""
+    """Finish running requests, write the caches, and stop the daemon."""
     if not stop_daemon(timeout_s=timeout, now=now):
         narrate("no daemon is running")
 
@@ -51,7 +51,7 @@ def stop(*, timeout: float | None, now: bool) -> None:
 @now_option
 @setting_options
 def restart(*, timeout: float | None, now: bool, **given: Any) -> None:
-    """Stop a running daemon, and start it with these settings.
+    """Stop a running daemon and start it again with these settings.
 
     Flags of the running daemon are kept unless they are given again. Settings, port and model are checked before it
     stops.

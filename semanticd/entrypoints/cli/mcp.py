@@ -32,11 +32,11 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
     help="Port of the HTTP server.",
 )
 def mcp(*, agent: str | None, over_http: bool, host: str, port: int) -> None:
-    """Serve MCP tools with which agents manage their cache.
+    """Serve MCP tools that let agents manage their cache.
 
-    The tools are status, why, fork, rewind and pin. A program that speaks the Model Context Protocol starts this
-    command and talks to it over stdin and stdout. With --http it is an HTTP server at /mcp, which requires an API key
-    where SEMANTIC_API_KEY is set. It needs the extra `mcp`.
+    The tools are status, why, fork, rewind and pin. A client of the Model Context Protocol starts this command and uses
+    its stdin and stdout. With --http, the command is an HTTP server at /mcp and requires an API key if SEMANTIC_API_KEY
+    is set. It needs the extra `mcp`.
     """
     # By name, because it brings a server stack of its own.
     server: Any = importlib.import_module("semanticd.entrypoints.mcp_server")

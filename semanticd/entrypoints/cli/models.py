@@ -109,7 +109,7 @@ def unload(*, model: str, as_json: bool) -> None:
 @as_model
 @json_option
 def swap(*, model: str, as_json: bool) -> None:
-    """Make a model the current one; no request fails meanwhile."""
+    """Make a model the current one without failing a request."""
     _show(with_progress("models.swap", model, Progress()), as_json)
 
 

@@ -38,7 +38,7 @@ _REPORT = "selftest.json"
 
 @click.command()
 @json_option
-@click.option("--quick", is_flag=True, help="Measure fewer chunk sizes and skip the one-minute rest.")
+@click.option("--quick", is_flag=True, help="Measure fewer chunk sizes and skip the one-minute pause.")
 @click.option(
     "--model",
     "-m",
@@ -48,7 +48,7 @@ _REPORT = "selftest.json"
 def selftest(*, as_json: bool, quick: bool, model: str | None) -> None:
     """Test this machine for two minutes and write a report to share.
 
-    Device, memory, speed, blocks on disk and a restart are tested. The model is loaded in a separate process with a
+    Tests device, memory, speed, blocks on disk and a restart. The model is loaded in a separate process with a
     temporary cache folder; it is downloaded if it is not installed. No other daemon may be running. Exit status 1: a
     check failed.
     """

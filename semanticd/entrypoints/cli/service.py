@@ -14,7 +14,7 @@ def commands() -> None:
 
 
 @commands.command()
-@click.option("--start/--no-start", default=True, help="Whether to start it now as well.")
+@click.option("--start/--no-start", default=True, help="Also start the daemon now.")
 @click.option("--print", "show", is_flag=True, help="Print the file instead of installing it.")
 def install(*, start: bool, show: bool) -> None:
     """Let the system start the daemon now and at every login."""

@@ -22,7 +22,7 @@ _COST = ("computed", "output", "first_s", "seconds", "miss")
 def commands() -> None:
     """Show requests that the daemon recorded.
 
-    It records them into the folder SEMANTIC_TRACE_DIR. `semanticd bench replay` sends them to a server again.
+    The daemon records requests if SEMANTIC_TRACE_DIR is set. `semanticd bench replay` sends them to a server again.
     """
 
 
