@@ -642,7 +642,10 @@ class BlockPoolBatchEngine:
         spare_bytes = sum(map(running.runner.spare_bytes, groups))
         room_tokens = max(self._store.could_free() + spare_bytes, 0) // max(bytes_per_token, 1)
         group = choose_group(length, groups.values(), room_tokens=room_tokens)
-        if group in groups and not self._room.make(groups[group].room_for(length) * bytes_per_token):
+        joins = (running.sequence.model_id, group)
+        if group in groups and not self._room.make_for_more(
+            groups[group].room_for(length) * bytes_per_token, joins=joins
+        ):
             return choose_group(length, groups.values(), room_tokens=0)
         return group
 

@@ -71,24 +71,28 @@ class Room:
         """Since when answers have paused for the disk (clock reading)."""
         self.due_bytes = 0
         """Maximum growth of the running caches in their next step."""
+        self._due: dict[tuple[ModelId, int], int] = {}
+        """The same of each decode batch, by model and number."""
         self._growth_bytes = 0
         """Sum of the running caches' next growth steps, which happen at different times."""
 
     def measure(self) -> None:
         """Note what the running caches take, and what they grow by next."""
-        self._growth_bytes = self.due_bytes = num_running = 0
+        self._growth_bytes = num_running = 0
+        self._due = {}
         batches: dict[tuple[ModelId, int], list[RunningSequence]] = {}
         for running in self._running.values():
             sequence = running.sequence
             num_running += sequence.state is not SequenceState.WAITING
             if sequence.state is SequenceState.DECODING:
                 batches.setdefault((sequence.model_id, sequence.group), []).append(running)
-        for (_, group), rows in batches.items():
-            batch = DecodeGroup(group, tuple(running.sequence.num_tokens for running in rows))
+        for name, rows in batches.items():
+            batch = DecodeGroup(name[1], tuple(running.sequence.num_tokens for running in rows))
             longest = max(len(row.sequence.prompt_ids) + row.sequence.max_new_tokens for row in rows)
             num_bytes = batch.growth(longest) * rows[0].spec.running_bytes_per_token
             self._growth_bytes += num_bytes
-            self.due_bytes += num_bytes if batch.growth_is_due else 0
+            self._due[name] = num_bytes if batch.growth_is_due else 0
+        self.due_bytes = sum(self._due.values())
         running_bytes = sum(model.runner.running_bytes() for model in self._models.values())
         # One that runs alone may fill the budget, and is kept piece by piece.
         self._store.note_running(running_bytes, set_aside_bytes=self._growth_bytes if num_running > 1 else 0)
@@ -117,6 +121,16 @@ class Room:
         return fits or (
             self._is_behind and self._store.make_room(num_bytes, unwritten=True, over_pins=over_pins)
         )
+
+    def make_for_more(
+        self, num_bytes: int, *, joins: tuple[ModelId, int] | None = None, over_pins: bool = False
+    ) -> bool:
+        """Make room as `make` does for a running cache that begins: what the others need in their next step is theirs.
+
+        `joins` is the decode batch, by model and number, whose own growth `num_bytes` covers.
+        """
+        theirs = self.due_bytes - (self._due.get(joins, 0) if joins else 0)
+        return self.make(num_bytes + theirs, over_pins=over_pins)
 
     def may_come(self, num_bytes: int) -> bool:
         """Return whether eviction or writes can free this much room; a disk that lags behind counts as freeing none."""

@@ -15,7 +15,7 @@ from semanticd.domain.errors import CancelledByCallerError, RequestTooLargeError
 from semanticd.domain.generation import FinishReason, SamplingParams
 from semanticd.domain.ids import AgentId, BlockHash
 from semanticd.domain.scheduler import SchedulerLimits
-from tests.fakes.engine_rig import EngineRig, wait_until
+from tests.fakes.engine_rig import Ask, EngineRig, wait_until
 from tests.fakes.model_runner import BYTES_PER_TOKEN, CAPACITY_STEP, HashRunner, continuation
 from tests.fakes.telemetry import ManualClock
 from tests.fakes.tokenizer import CharTokenizer
@@ -266,6 +266,40 @@ def test_a_request_that_waits_for_the_disk_starts_while_another_still_decodes() 
         assert not first.over
         rig.engine.cancel(first.request_id)
         first.wait()
+
+
+def note_used_bytes(rig: EngineRig) -> list[int]:
+    """Return the bytes that are used whenever the running caches have been measured, as they come."""
+    seen: list[int] = []
+    note = rig.store.note_running
+
+    def noted(num_bytes: int, *, set_aside_bytes: int = 0) -> None:
+        note(num_bytes, set_aside_bytes=set_aside_bytes)
+        seen.append(rig.store.ledger().used_bytes)
+
+    rig.store.note_running = noted  # type: ignore[method-assign]
+    return seen
+
+
+@pytest.mark.parametrize("has_state", [False, True])
+def test_a_request_takes_no_room_into_which_another_answer_grows_with_its_next_token(has_state: bool) -> None:
+    """The one that comes has room beside a running cache of 512 tokens, but not beside one of 768."""
+    budget = BYTES_PER_TOKEN * 1000
+    second: list[Ask] = []
+    with EngineRig(runner=HashRunner(has_state=has_state), budget_bytes=budget) as rig:
+        seen = note_used_bytes(rig)
+        with rig.held():
+            first = rig.ask(prompt(300), agent="a", max_tokens=240)
+            first.meanwhile(
+                lambda: second.append(rig.ask(prompt(197, seed=1), agent="b")),
+                when=lambda: len(first.text) == 2 * CAPACITY_STEP - 300,
+            )
+        assert first.answer().text == TOKENS.decode(continuation(prompt(300), 240, has_state=has_state))
+        answer = second[0].answer()
+        assert answer.text == TOKENS.decode(continuation(prompt(197, seed=1), 8, has_state=has_state))
+        # Twice a block: one that is kept, and one on its way to the disk.
+        assert max(seen) <= budget + 2 * 16 * BYTES_PER_TOKEN
+        assert rig.metrics.counters["preemptions_total",] == 0
 
 
 def test_a_batch_never_has_more_rows_than_allowed() -> None:
