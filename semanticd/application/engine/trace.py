@@ -13,6 +13,9 @@ from semanticd.application.engine.running_sequence import RunningSequence
 from semanticd.application.ports.telemetry import Attribute, Clock, Phase, Tracer
 from semanticd.domain.ids import BlockHash
 
+_PAIRS = 4
+"""Readings of both clocks of which the quickest counts."""
+
 
 @dataclass(slots=True)
 class _Unwritten:
@@ -68,11 +71,22 @@ class SequenceTrace:
 
     def _dated(self, found: list[Phase] | Iterator[Phase]) -> list[Phase]:
         """Return phases with dates (seconds since the epoch) in the place of clock readings."""
-        offset = self._clock.wall() - self._clock.monotonic()
+        offset = self._offset_s()
         return [
             Phase(phase.name, phase.began_at + offset, phase.ended_at + offset, phase.attributes)
             for phase in found
         ]
+
+    def _offset_s(self) -> float:
+        """Return the difference between dates and clock readings (seconds).
+
+        The thread may be interrupted between the two, so the quickest of several pairs counts.
+        """
+        pairs: list[tuple[float, float]] = []
+        for _ in range(_PAIRS):
+            before, date = self._clock.monotonic(), self._clock.wall()
+            pairs.append((self._clock.monotonic() - before, date - before))
+        return min(pairs)[1]
 
 
 def phases(running: RunningSequence, *, ended_at: float) -> Iterator[Phase]:

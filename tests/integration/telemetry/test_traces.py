@@ -6,7 +6,8 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from semanticd.adapters.config import Settings
+from semanticd.adapters.telemetry import SystemClock
 from semanticd.adapters.tracing import OtelTracer, open_tracer
 from semanticd.domain.errors import ConfigurationError
 from tests.fakes.asgi_client import Answer, until
@@ -70,9 +72,16 @@ def small(home: Path, *, model: Path, collector: Collector | None) -> WholeDaemo
     return WholeDaemon(home, model=model, settings=settings, tracer=collector and collector.tracer)
 
 
+@pytest.mark.parametrize("is_interrupted", [False, True])
 async def test_a_warm_request_is_traced_from_its_first_byte_to_the_disk(
-    tmp_path: Path, model: Path, collector: Collector
+    tmp_path: Path,
+    model: Path,
+    collector: Collector,
+    is_interrupted: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if is_interrupted:
+        monkeypatch.setattr(SystemClock, "wall", interrupted(SystemClock.wall))
     async with small(tmp_path, model=model, collector=collector) as daemon:
         await daemon.chat(WORDS, agent="a")
         await daemon.written()
@@ -86,6 +95,17 @@ async def test_a_warm_request_is_traced_from_its_first_byte_to_the_disk(
         await daemon.written()
         await until(lambda: "persist" in collector.names())
         check_one_trace(collector, answer)
+
+
+def interrupted(wall: Callable[[SystemClock], float]) -> Callable[[SystemClock], float]:
+    """Return a `wall` behind whose reading another thread gets its turn, as on a busy machine."""
+
+    def read(clock: SystemClock) -> float:
+        date = wall(clock)
+        time.sleep(0.02)
+        return date
+
+    return read
 
 
 def check_one_trace(collector: Collector, answer: Answer) -> None:
