@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
@@ -55,7 +56,8 @@ class Peer:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            with connection:
+            # A client that waits no longer leaves before it is answered.
+            with connection, contextlib.suppress(ConnectionError):
                 self._talk(connection)
 
     def _talk(self, connection: socket.socket) -> None:
