@@ -29,7 +29,10 @@ def post(
 
 def sent_in_one(running: Server, sent: bytes) -> bytes:
     """Return all that comes back for a request with another one right behind it, until the server closes."""
-    with running.connect(sent + GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")) as client:
+    with running.connect() as client:
+        # One that is refused may still be sending.
+        with contextlib.suppress(ConnectionError):
+            client.sendall(sent + GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
         return all_of(client)
 
 
@@ -239,8 +242,14 @@ def test_a_body_that_may_come_is_asked_for_once(header: bytes, body: bytes) -> N
 
 def test_a_body_that_was_asked_for_and_does_not_come_is_answered_with_408() -> None:
     with server(body_timeout_s=0.2) as running, running.connect(post(ASKING, TWICE, body=b"")) as client:
-        assert status_of(client) == 100
-        assert status_of(client) == 408
+        # Both may come in one piece.
+        said = b""
+        while b"\r\n\r\nHTTP/1.1 408 " not in said:
+            part = client.recv(65536)
+            assert part, said
+            said += part
+        assert said.startswith(b"HTTP/1.1 100 ")
+        assert said.count(b"HTTP/1.1 ") == 2
 
 
 def test_a_client_that_was_not_asked_for_a_body_and_leaves_its_answer_is_noticed() -> None:
