@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -18,7 +19,7 @@ from semanticd.domain.errors import (
 )
 from semanticd.domain.ids import AgentId, ModelId, RequestId
 from semanticd.domain.scheduler import Scheduler, SchedulerLimits, Step
-from tests.fakes.engine_rig import PATIENCE_S, EngineRig, wait_until
+from tests.fakes.engine_rig import PATIENCE_S, Ask, EngineRig, wait_until
 from tests.fakes.model_runner import HashRunner, continuation, loaded_model
 from tests.fakes.tokenizer import CharTokenizer
 from tests.fakes.warm_store import MemoryAgentArchive, MemoryWarmStore
@@ -196,14 +197,21 @@ def test_a_block_with_foreign_tensors_is_computed() -> None:
 
 @pytest.mark.parametrize("operation", ["open", "prefill", "start_decode"])
 def test_a_sequence_that_fails_fails_alone(operation: str) -> None:
+    asked: list[Ask] = []
     with EngineRig() as rig:
-        other = rig.ask(prompt(30, seed=9), agent="b", max_tokens=400)
-        wait_until(lambda: other.started)
-        rig.runner.fail(operation)
-        broken = rig.ask(prompt(200)).error()
+
+        def ask() -> None:
+            rig.runner.fail(operation)
+            asked.append(rig.ask(prompt(200)))
+
+        with rig.held():
+            other = rig.ask(prompt(30, seed=9), agent="b", max_tokens=400)
+            # Once it is decoded: before, it could be the one that fails.
+            other.meanwhile(ask)
+        assert other.answer().text == truth(prompt(30, seed=9), 400)
+        broken = asked[0].error()
         assert isinstance(broken, EngineError)
         assert f"{operation} broke" in broken.message
-        assert other.answer().text == truth(prompt(30, seed=9), 400)
         assert rig.ask(prompt(200)).answer().text == truth(prompt(200))
 
 
@@ -259,25 +267,31 @@ class BrokenScheduler(Scheduler):
     """A scheduler with a defect: its next decisions raise."""
 
     num_failures = 0
+    look: Callable[[], None]
 
     def decide(self, now: float) -> Step:
         """Fail as often as the test says."""
         if self.num_failures:
+            self.look()
             type(self).num_failures -= 1
             raise AssertionError("an invariant broke")
         return super().decide(now)
 
 
 def test_an_engine_defect_fails_every_request_and_the_engine_goes_on() -> None:
-    with EngineRig(scheduler=BrokenScheduler(limits=SchedulerLimits(), block_tokens=16)) as rig:
+    scheduler = BrokenScheduler(limits=SchedulerLimits(), block_tokens=16)
+    told: list[str | None] = []
+    with EngineRig(scheduler=scheduler) as rig:
         rig.expects_defect = True
+        # By the engine's thread: half a second later it is well again.
+        scheduler.look = lambda: told.append(rig.engine.failure)
         asks = [rig.ask(prompt(30, seed=n), agent=str(n), max_tokens=1_000_000) for n in range(3)]
         wait_until(lambda: all(ask.started for ask in asks))
         BrokenScheduler.num_failures = 5
         for ask in asks:
             assert isinstance(ask.error(), EngineError)
-        wait_until(lambda: rig.engine.failure is not None, "the engine's illness")
-        wait_until(lambda: rig.engine.failure is None, "its recovery")
+        wait_until(lambda: not BrokenScheduler.num_failures and rig.engine.failure is None, "its recovery")
+        assert [one is not None for one in told] == [False] * 3 + [True] * 2
         assert rig.ask(prompt(30)).answer().text == truth(prompt(30))
         assert rig.log.events("error").count("engine_failed") == 3, "the 1st, 2nd and 4th failure are logged"
 
