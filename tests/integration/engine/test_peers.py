@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, get_args
@@ -58,7 +58,7 @@ COUNTED = (
 @contextmanager
 def asking(peer: PeerServer | None, *, has_state: bool = False, **more: Any) -> Iterator[EngineRig]:
     """Run an engine on another machine, whose only peer is this one; its disk is empty."""
-    options: dict[str, Any] = {"look_up_s": 5.0, "read_s": 5.0, "key": None}
+    options: dict[str, Any] = {"look_up_s": 60.0, "read_s": 60.0, "key": None}
     options |= {name: more.pop(name) for name in ("look_up_s", "read_s", "key") if name in more}
     urls = more.pop("urls", None) or [peer.url if peer else ""]
     metrics, log = RecordingMetrics(), RecordingLog()
@@ -192,7 +192,7 @@ def test_a_question_that_is_not_answered_holds_up_its_own_prompt_only_and_not_fo
 
 def test_a_request_that_is_cancelled_while_a_peer_hangs_ends_at_once() -> None:
     store, prompt, _ = told(has_state=False)
-    with PeerServer(store) as peer, asking(peer, read_s=30) as rig:
+    with PeerServer(store) as peer, asking(peer) as rig:
         peer.vice = "hangs"
         one = rig.ask(prompt, agent="ada")
         wait_until(lambda: peer.num_reads > 0)
@@ -228,21 +228,25 @@ def test_another_peer_brings_what_the_first_one_did_not() -> None:
 
 def test_a_peer_that_is_not_there_costs_nothing_but_the_question() -> None:
     _, prompt, text = told(has_state=False)
-    with asking(None, urls=["http://127.0.0.1:9", "http://does-not-exist.invalid:8000"]) as rig:
+    urls = ["http://127.0.0.1:9", "http://does-not-exist.invalid:8000"]
+    with asking(None, urls=urls, look_up_s=5.0) as rig:
         answer = rig.ask(prompt, agent="ada").answer()
         assert answer.text == text
         assert {facts.state for facts in rig.peers.facts()} == {"resting"}  # type: ignore[attr-defined]
 
 
 @contextmanager
-def a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Inside, no name is found or refused; addresses are no names."""
+def a_resolver_that_hangs(
+    monkeypatch: pytest.MonkeyPatch, *, until: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
+    """Inside, no name is found or refused before that; addresses are no names."""
     gate = threading.Event()
     look_up = socket.getaddrinfo
 
     def slowly(host: str, *args: Any, **more: Any) -> Any:
         if host.endswith(".invalid"):
-            gate.wait(300)
+            while not gate.is_set() and not until():
+                gate.wait(0.005)
         return look_up(host, *args, **more)
 
     monkeypatch.setattr(socket, "getaddrinfo", slowly)
@@ -259,8 +263,8 @@ def test_names_that_are_looked_up_for_long_hold_up_no_other_peer(monkeypatch: py
     store, prompt, text = told(has_state=False)
     with (
         PeerServer(store) as peer,
-        asking(None, urls=[*NAMES, peer.url], look_up_s=1.0) as rig,
-        a_resolver_that_hangs(monkeypatch),
+        asking(None, urls=[*NAMES, peer.url]) as rig,
+        a_resolver_that_hangs(monkeypatch, until=lambda: peer.num_look_ups > 0),
     ):
         answer = rig.ask(prompt, agent="ada").answer()
         assert answer.text == text
