@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,20 @@ MODEL = "smollm2-135m"
 READY_WITHIN_S = 120.0
 STOPPED_WITHIN_S = 120.0
 WRITTEN_WITHIN_S = 120.0
-# Several processes run tests: each begins somewhere else.
-_PORTS = iter(random.sample(range(20_000, 32_000), 12_000))
+_MOST_PROCESSES = 8
+
+
+def ports(first: int, end: int) -> Iterator[int]:
+    """Return ports of a range in random order, none of which another process of this test run is given.
+
+    Seconds may pass between a choice and its use, in which nobody listens on the port yet.
+    """
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    own = range(first + number % _MOST_PROCESSES, end, _MOST_PROCESSES)
+    return iter(random.sample(own, len(own)))
+
+
+_PORTS = ports(20_000, 32_000)
 
 
 def free_port() -> int:

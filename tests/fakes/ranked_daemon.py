@@ -12,11 +12,11 @@ import asyncio
 import contextlib
 import json
 import os
-import random
 import signal
 import socket
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,19 @@ from typing_extensions import Self
 
 from semanticd.adapters.config import DistributedSettings, Settings
 from semanticd.adapters.ranks.process import RankProcess
+from semanticd.application.ports.inference import LoadedModel, ModelLoader
+from semanticd.application.ports.models import InstalledModel
 from semanticd.control.python_command import python_module
 from semanticd.entrypoints.rank_process import RankOrder
 from semanticd.entrypoints.ranks_upkeep import RanksUpkeep
-from tests.fakes.daemon_process import free_port
+from tests.fakes.daemon_process import free_port, ports
 from tests.fakes.whole_daemon import WholeDaemon
 
 KEY = "the-key-of-all-ranks"
 
 
 # Bound seconds after they were chosen: not where other tests take theirs from.
-_RING_PORTS = iter(random.sample(range(10_000, 20_000), 10_000))
+_RING_PORTS = ports(10_000, 20_000)
 
 
 def ring_port() -> int:
@@ -110,6 +112,43 @@ class Worker:
         """Let its process stand still, as a machine that hangs."""
         assert self.process.pid is not None
         os.kill(self.process.pid, signal.SIGSTOP)
+
+
+class HeldLoading:
+    """Goes around the daemon's model loader: once the ranks have formed, the load stands still until `go_on` is set."""
+
+    def __init__(self) -> None:
+        """Hold the first load; `has_formed` is the daemon's."""
+        self.has_formed: Callable[[], bool] = lambda: False
+        self.held = threading.Event()
+        self.go_on = threading.Event()
+        self._loader: Any = None
+
+    def __call__(self, loader: ModelLoader) -> Any:
+        """Take the real loader, see `assembly.assemble`."""
+        self._loader = loader
+        return self
+
+    def load(
+        self, installed: InstalledModel, *, on_progress: Callable[[float], None]
+    ) -> Generator[None, None, LoadedModel]:
+        """Load, and stand still in the middle of it."""
+        steps = self._loader.load(installed, on_progress=on_progress)
+        with contextlib.closing(steps):
+            while True:
+                try:
+                    next(steps)
+                except StopIteration as finished:
+                    loaded: LoadedModel = finished.value
+                    return loaded
+                while self.has_formed() and not self.go_on.is_set():
+                    self.held.set()
+                    yield
+                    time.sleep(0.005)
+                yield
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
 
 
 class RankedDaemon(WholeDaemon):

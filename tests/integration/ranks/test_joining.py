@@ -13,7 +13,7 @@ from semanticd.adapters.telemetry.catalogue import PREFIX
 from semanticd.application.services.model_facts import UnloadedModel
 from semanticd.domain.errors import ModelLoadError, ModelNotFoundError
 from semanticd.domain.ids import ModelId
-from tests.fakes.ranked_daemon import RankedDaemon, Worker, eventually
+from tests.fakes.ranked_daemon import HeldLoading, RankedDaemon, Worker, eventually
 from tests.fakes.tiny_folder import Shape, write_tiny_model
 
 pytestmark = pytest.mark.timeout(600)
@@ -47,6 +47,13 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(folder, shape=Shape(heads=2, kv_heads=2), ends=False)
 
 
+def held_daemon(load: HeldLoading, model: Path, home: Path) -> RankedDaemon:
+    """Return a daemon of two ranks whose load of a model is held in the middle."""
+    daemon = RankedDaemon(home, model=model, world_size=2, around_loader=load)
+    load.has_formed = lambda: daemon.group.formation is not None
+    return daemon
+
+
 async def test_every_api_asks_to_try_again_while_the_first_ranks_are_waited_for(
     model: Path, tmp_path: Path
 ) -> None:
@@ -68,10 +75,13 @@ async def test_every_api_asks_to_try_again_while_the_first_ranks_are_waited_for(
 async def test_a_rank_that_is_lost_while_the_first_model_loads_is_waited_for(
     model: Path, tmp_path: Path
 ) -> None:
-    daemon = RankedDaemon(tmp_path, model=model, world_size=2)
+    load = HeldLoading()
+    daemon = held_daemon(load, model, tmp_path)
     async with daemon.waiting(with_workers=True) as loading:
-        await eventually(lambda: daemon.group.formation is not None or loading.done(), deadline_s=180)
+        await eventually(lambda: load.held.is_set() or loading.done(), deadline_s=180)
+        assert not loading.done()
         daemon.workers[0].kill()
+        load.go_on.set()
         await asyncio.wait_for(loading, 180)
         assert (await daemon.chat("hello", agent="a")).status == 200
         assert (await daemon.client.get("/health/ready")).status == 200
@@ -139,9 +149,10 @@ async def test_a_model_that_cannot_be_loaded_ends_the_waiting(model: Path, tmp_p
 
 
 async def test_the_daemon_s_end_while_a_model_loads_is_no_loss(model: Path, tmp_path: Path) -> None:
-    daemon = RankedDaemon(tmp_path, model=model, world_size=2)
+    load = HeldLoading()
+    daemon = held_daemon(load, model, tmp_path)
     async with daemon.waiting(with_workers=True) as loading:
-        await eventually(lambda: daemon.group.formation is not None or loading.done(), deadline_s=180)
+        await eventually(lambda: load.held.is_set() or loading.done(), deadline_s=180)
         assert not loading.done()
         loading.cancel()
         await asyncio.to_thread(daemon.parts.engine.stop)
@@ -176,8 +187,10 @@ async def test_a_second_worker_of_a_rank_waits_until_the_first_one_ends(model: P
             answer = await daemon.chat("hello", agent="a")
             assert answer.status == 200, answer.content
             assert daemon.group.num_failures == 0
+            formed = daemon.group.formation
             await asyncio.to_thread(daemon.workers[0].process.close)
-            await daemon.lost()
+            # The second one may have taken its place by now.
+            await eventually(lambda: daemon.group.formation is not formed)
             await daemon.serves()
             assert (await daemon.chat("hello", agent="a")).status == 200
         finally:
