@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.fakes.asgi_client import until
+from tests.fakes.engine_rig import wait_until
 from tests.fakes.tiny_families import write_tiny_family
 from tests.fakes.tiny_folder import write_tiny_model
 from tests.fakes.whole_daemon import WholeDaemon
@@ -25,6 +26,19 @@ async def vectors_of(daemon: WholeDaemon, given: Any, **more: Any) -> np.ndarray
     return np.array([one["embedding"] for one in answer.json["data"]])
 
 
+def stand_still_until_two_ask(daemon: WholeDaemon) -> None:
+    """Let the next answer wait, with its first step, for another request."""
+    runner: Any = next(iter(daemon.parts.engine.models.values())).runner
+    decode = runner.decode
+
+    def beside(*given: Any) -> Any:
+        wait_until(lambda: daemon.parts.engine.num_unanswered == 2, "another request")
+        runner.decode = decode
+        return decode(*given)
+
+    runner.decode = beside
+
+
 @pytest.mark.parametrize("family", ["llama", "qwen3_next"])
 async def test_vectors_are_the_same_alone_together_and_beside_an_answer(tmp_path: Path, family: str) -> None:
     async with WholeDaemon(tmp_path, model=write_tiny_family(tmp_path / "model", family)) as daemon:
@@ -33,8 +47,8 @@ async def test_vectors_are_the_same_alone_together_and_beside_an_answer(tmp_path
         np.testing.assert_allclose(await vectors_of(daemon, TEXTS), alone, atol=1e-4)
         expected = (await daemon.chat("count", agent="a", max_tokens=60, ignore_eos=True)).json
         await daemon.client.post("/v1/agents/a/evict", {})
+        stand_still_until_two_ask(daemon)
         asking = asyncio.ensure_future(daemon.chat("count", agent="b", max_tokens=60, ignore_eos=True))
-        await until(lambda: bool(daemon.parts.engine.running()))
         beside = await vectors_of(daemon, TEXTS)
         np.testing.assert_allclose(beside, alone, atol=1e-4)
         answer = (await asking).json

@@ -182,9 +182,10 @@ def test_a_row_that_breaks_leaves_nothing_false_behind(family: str) -> None:
     first = prompt_of(101, 99)
     whole = _told_alone(family, first)
     with MlxRig(family, runner_class=LeftRunner) as rig:
-        asked = rig.ask(first, max_tokens=90, sampling=WITHOUT_END)
-        wait_until(lambda: len(asked.text) > 20)
-        rig.on_engine(lambda: rig.runner.break_rows())  # type: ignore[attr-defined]
+        runner: Any = rig.runner
+        with rig.held():
+            asked = rig.ask(first, max_tokens=90, sampling=WITHOUT_END)
+            asked.meanwhile(runner.break_rows, when=lambda: len(asked.text) > 20)
         asked.error()
         for num_said in range(len(asked.text), len(asked.text) + 2):
             prompt = first + whole[:num_said] + prompt_of(7, 100)
@@ -411,9 +412,15 @@ def test_a_chunk_that_is_left_in_the_middle_costs_that_chunk_and_nothing_else(fa
 def test_a_prefill_that_was_cancelled_is_taken_up_again(family: str) -> None:
     prompt = prompt_of(480, 30)
     with MlxRig(family) as rig:
-        ask = rig.ask(prompt, agent="a", max_tokens=4, sampling=WITHOUT_END)
-        wait_until(lambda: any(one.sequence.num_cached >= 96 for one in rig.engine.running()), "some prefill")
-        rig.engine.cancel(ask.request_id)
+        prefill = rig.runner.prefill
+
+        def leave_at_96(*given: Any, **more: Any) -> bool:
+            if any(one.sequence.num_cached >= 96 for one in rig.engine.running()):
+                rig.engine.cancel(RequestId("leaving"))
+            return prefill(*given, **more)
+
+        rig.runner.prefill = leave_at_96  # type: ignore[method-assign]
+        ask = rig.ask(prompt, agent="a", max_tokens=4, sampling=WITHOUT_END, request_id="leaving")
         assert isinstance(ask.error(), CancelledByCallerError)
         assert not ask.started or not ask.text
         answer_ids, answer = rig.tell(prompt)

@@ -421,7 +421,8 @@ async def test_a_model_that_takes_anothers_place_is_looked_at_before_that_leaves
 @pytest.mark.parametrize("stage", ["checking", "draining", "loading"])
 async def test_a_swap_is_made_whole_though_who_asked_for_it_left(stage: str) -> None:
     async with ServiceRig(memory_bytes=0) as rig:
-        running = await rig.open("hello", sampling=LONG) if stage == "draining" else None
+        # It takes its time until the swap has been seen to wait for it.
+        running = await rig.begin("hello", sampling=LONG) if stage == "draining" else None
         gate = threading.Event()
         rig.loader.gate = gate
         rig.loader.check_gate = gate if stage == "checking" else None
@@ -431,6 +432,7 @@ async def test_a_swap_is_made_whole_though_who_asked_for_it_left(stage: str) -> 
         with pytest.raises(asyncio.CancelledError):
             await swapping
         gate.set()
+        rig.runner.before = lambda operation: None
         if running is not None:
             assert (await running.result()).usage.completion_tokens == 1500
         assert (await rig.models.swap("two")).id == "two"
