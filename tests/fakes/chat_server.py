@@ -22,6 +22,8 @@ class ChatServer:
     max_answer: int = 10_000
     token_s: float = 0.0
     prefill_s: float = 0.0
+    held: str = ""
+    """Prefix of the agents whose prompts are computed until their client disconnects; empty: none."""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     agents: list[str] = field(default_factory=list)
     num_dropped: int = 0
@@ -49,10 +51,12 @@ class ChatServer:
             await self._json(send, self.status, {"error": {"message": "the fake refuses"}})
         else:
             headers = {name.decode(): value.decode() for name, value in scope["headers"]}
-            self.agents.append(headers.get("x-session-id", ""))
-            await self._chat(json.loads(content), receive, send)
+            agent = headers.get("x-session-id", "")
+            self.agents.append(agent)
+            is_held = bool(self.held) and agent.startswith(self.held)
+            await self._chat(json.loads(content), receive, send, is_held=is_held)
 
-    async def _chat(self, body: dict[str, Any], receive: Receive, send: Send) -> None:
+    async def _chat(self, body: dict[str, Any], receive: Receive, send: Send, *, is_held: bool) -> None:
         self.bodies.append(body)
         prompt = "\n".join(message["content"] for message in body["messages"])
         num_prompt = len(prompt.split())
@@ -66,7 +70,8 @@ class ChatServer:
             }
         )
         await self._event(send, {"choices": [{"delta": {"role": "assistant", "content": ""}}]})
-        await asyncio.wait([gone], timeout=self.prefill_s * (num_prompt - cached))
+        prefill_s = self.prefill_s * (num_prompt - cached)
+        await asyncio.wait([gone], timeout=None if is_held else prefill_s)
         num_answer = min(body["max_tokens"], self.max_answer) if self.answers else 0
         for _ in range(num_answer):
             if gone.done():
