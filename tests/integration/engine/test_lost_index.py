@@ -173,7 +173,8 @@ def test_a_prompt_waits_so_long_and_no_longer_and_one_in_ram_not_at_all() -> Non
     with EngineRig(warm=warm) as rig:
         ids = prompt(100)
         ask = rig.ask(ids, agent="a", max_tokens=3)
-        wait_until(lambda: hasattr(warm, "asked"), "the question")
+        # Between two of the engine's steps, so that the time which it waits has begun.
+        wait_until(lambda: rig.on_engine(lambda: hasattr(warm, "asked")), "the question")
         assert not ask.updates
         rig.clock.advance(FILES_DEADLINE_S + 1)
         assert ask.answer().cache.computed_tokens == len(ids)

@@ -243,6 +243,15 @@ def filled_behind_a_slow_disk(num_tokens: int) -> Iterator[EngineRig]:
         rig.runner.before = None
 
 
+def until_it_waits_for_room(rig: EngineRig) -> None:
+    """Wait until a request has looked for room and found none: from then on it waits for the disk."""
+
+    def is_blocked() -> bool:
+        return any(rig.scheduler.is_blocked(one.sequence_id) for one in rig.engine.running())
+
+    wait_until(lambda: rig.on_engine(is_blocked), "the look for room")
+
+
 def test_a_slow_disk_stops_no_answer_that_has_begun() -> None:
     with filled_behind_a_slow_disk(3000) as rig:
 
@@ -272,7 +281,7 @@ def test_a_request_waits_for_a_slow_disk_for_a_moment_only() -> None:
     with filled_behind_a_slow_disk(3000) as rig:
         ids = prompt(600, 1)
         ask = rig.ask(ids)
-        wait_until(lambda: bool(rig.engine.running()), "its arrival")
+        until_it_waits_for_room(rig)
         assert not ask.started
         rig.clock.advance(ROOM_DEADLINE_S)
         assert ask.answer().text == truth(ids)
@@ -283,7 +292,7 @@ def test_requests_in_turn_wait_for_a_hung_disk_once() -> None:
         # Each is longer than the one before: what that one left free is not enough.
         first, *others = (prompt(300 * seed, seed) for seed in range(1, 5))
         ask = rig.ask(first)
-        wait_until(lambda: bool(rig.engine.running()), "its arrival")
+        until_it_waits_for_room(rig)
         rig.clock.advance(ROOM_DEADLINE_S)
         assert ask.answer().text == truth(first)
         # The clock stands still from now on.
@@ -294,7 +303,7 @@ def test_requests_in_turn_wait_for_a_hung_disk_once() -> None:
 def test_a_disk_that_has_caught_up_is_waited_for_again() -> None:
     with filled_behind_a_slow_disk(3000) as rig:
         ask = rig.ask(prompt(600, 1))
-        wait_until(lambda: bool(rig.engine.running()), "its arrival")
+        until_it_waits_for_room(rig)
         rig.clock.advance(ROOM_DEADLINE_S)
         ask.answer()
         rig.warm.hold_writes = False
@@ -310,7 +319,7 @@ def test_a_disk_that_has_caught_up_is_waited_for_again() -> None:
 def test_what_is_waited_for_is_forgotten_when_the_disk_has_caught_up() -> None:
     with filled_behind_a_slow_disk(3000) as rig:
         ask = rig.ask(prompt(600, 1))
-        wait_until(lambda: bool(rig.engine.running()), "its arrival")
+        until_it_waits_for_room(rig)
         rig.engine.cancel(ask.request_id)
         ask.wait()
         rig.warm.hold_writes = False
