@@ -9,6 +9,7 @@ import pty
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,8 +65,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = Path(os.path.realpath(tmp_path_factory.mktemp("h", numbered=True)))
     (folder / "logs").mkdir()
     (folder / "logs" / "semanticd.log").write_text("\n".join(LOG))
-    runtime = Path("/tmp") / f"smt-hostile-{os.getpid()}"
-    runtime.mkdir(mode=0o700)
+    # Not pytest's own folder: a socket's path has to be short.
+    runtime = Path(tempfile.mkdtemp(prefix="smt-hostile-", dir="/tmp"))
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()

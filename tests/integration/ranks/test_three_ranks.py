@@ -163,7 +163,8 @@ async def test_a_worker_that_hangs_ends_what_runs_at_the_time_limit(
     model: Path, alone: dict[str, str], tmp_path: Path
 ) -> None:
     async with RankedDaemon(tmp_path, model=model, settings=SMALL_BLOCKS, limit_s=10) as daemon:
-        running = asyncio.create_task(daemon.chat(LONG, agent="long", max_tokens=4000))
+        # A short prompt: reading a long one may take as long on a busy machine.
+        running = asyncio.create_task(daemon.chat(SEA, agent="long", max_tokens=4000))
         await eventually(lambda: daemon.parts.status.engine().batch_size == 1, deadline_s=120)
         daemon.workers[0].pause()
         failed = await asyncio.wait_for(running, 120)

@@ -13,6 +13,7 @@ from semanticd.adapters.process import bind_listener
 from semanticd.control.results import ConfigValue, StatusResult
 from semanticd.domain.errors import DaemonError, ModelNotFoundError
 from semanticd.entrypoints.cli.restart_plan import plan
+from tests.fakes.daemon_process import free_port
 
 LOCAL = "127.0.0.1"
 
@@ -29,8 +30,7 @@ class Ports:
         return int(listener.getsockname()[1])
 
     def free(self) -> int:
-        with bind_listener(LOCAL, 0) as listener:
-            return int(listener.getsockname()[1])
+        return free_port()
 
 
 @pytest.fixture
