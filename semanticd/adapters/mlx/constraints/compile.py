@@ -18,6 +18,7 @@ from typing import Any
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from semanticd.adapters.mlx.constraints.compiled_form import CompiledForm, form_memory
+from semanticd.adapters.mlx.constraints.nameless_tokens import with_nameless_tokens
 from semanticd.adapters.mlx.constraints.pattern_sample import keys, samples, schemas, with_schemas
 from semanticd.adapters.mlx.constraints.processor import (
     AnswerBounds,
@@ -273,7 +274,8 @@ class ConstraintCompiler:
         if self._backend is None:
             raise _refused("this model's tokenizer is not one of the fast kind", constraint)
         eos = self._eos or [0]
-        self._tables = LLTokenizer(self._backend.to_str(), n_vocab=self._vocab_size, eos_token=eos)
+        content = with_nameless_tokens(self._backend.to_str())
+        self._tables = LLTokenizer(content, n_vocab=self._vocab_size, eos_token=eos)
         self._ending = ShortestEnding(self._tables)
         return self._tables
 

@@ -32,6 +32,10 @@ _RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
         lambda found: f"its $ref {found[1]!r} points outside the schema; put the definition under $defs",
     ),
     (
+        re.compile(r'unknown special token: "(.*?)";'),
+        lambda found: f"it names the token {found[1]}; name tokens by id, as <[42]>, or quote their text",
+    ),
+    (
         # Of several lines: the pattern, marks below it, and the reason.
         re.compile(r"regex parse error:.*?^error: ([^\n]*)", re.DOTALL | re.MULTILINE),
         lambda found: f"one of its patterns is invalid: {found[1]}",
