@@ -63,7 +63,8 @@ def test_a_rank_that_comes_late_is_waited_for() -> None:
 def test_a_port_that_is_closed_is_named_by_the_rank_that_needs_it_and_by_its_owner() -> None:
     ring = ring_of(1, 1, 1)
     (away,) = ring[1]
-    before, after = check_all(ring, limit_s=0.5, ranks=[0, 2])
+    # Long enough for rank 0 to listen, which rank 2 connects to.
+    before, after = check_all(ring, limit_s=2.0, ranks=[0, 2])
     assert f"rank 0 cannot connect to the ring port of rank 1 at {away}: connection refused" in before
     assert f"ring ports: rank 0 {ring[0][0]}, rank 1 {away}, rank 2 {ring[2][0]}" in before
     assert f"rank 1 has not connected to the ring port of rank 2 at {ring[2][0]}" in after
