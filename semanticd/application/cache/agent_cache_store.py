@@ -109,6 +109,7 @@ class AgentCacheStore:
         """Whether writes have not ended for so long that blocks may leave RAM unwritten (set by the engine)."""
         self.text_bytes = 0
         """Bytes of the conversations of the agents in memory, outside the budget (set by the agent registry)."""
+        self._growth_bytes = 0
         self._set_aside_bytes = 0
 
     # Models.
@@ -817,9 +818,10 @@ class AgentCacheStore:
         with self.lock:
             return len(self.pool), self.pool.num_shared()
 
-    def note_running(self, num_bytes: int, *, set_aside_bytes: int = 0) -> None:
-        """Set the bytes of running caches, and the margin in which only blocks that are on disk may be published."""
+    def note_running(self, num_bytes: int, *, growth_bytes: int, set_aside_bytes: int) -> None:
+        """Set the bytes of running caches, their next growth, and where only blocks that are on disk are published."""
         self.pool.running_bytes = num_bytes
+        self._growth_bytes = growth_bytes
         self._set_aside_bytes = set_aside_bytes
 
     @property
@@ -841,7 +843,7 @@ class AgentCacheStore:
     @property
     def idle_bytes(self) -> int:
         """Bytes that are free, and that no running cache grows by next; negative when there are none."""
-        return self.pool.free_bytes - self._set_aside_bytes
+        return self.pool.free_bytes - self._growth_bytes
 
     @property
     def free_bytes(self) -> int:

@@ -640,7 +640,8 @@ class BlockPoolBatchEngine:
         groups = {group: DecodeGroup(group, tuple(rows)) for group, rows in lengths.items()}
         length, bytes_per_token = running.sequence.num_tokens, running.spec.running_bytes_per_token
         spare_bytes = sum(map(running.runner.spare_bytes, groups))
-        room_tokens = max(self._store.could_free() + spare_bytes, 0) // max(bytes_per_token, 1)
+        room_bytes = self._store.could_free() + spare_bytes - self._room.due_bytes
+        room_tokens = max(room_bytes, 0) // max(bytes_per_token, 1)
         group = choose_group(length, groups.values(), room_tokens=room_tokens)
         joins = (running.sequence.model_id, group)
         if group in groups and not self._room.make_for_more(

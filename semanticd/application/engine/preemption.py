@@ -52,7 +52,7 @@ class Preemption:
             self._room.end_pause()
 
     def _must_wait_to_fit(self) -> bool:
-        while not self._room.make(self._room.due_bytes, over_pins=self._goes_over_pins()):
+        while not self._room.make_due(over_pins=self._goes_over_pins()):
             over_pins = self._goes_over_pins()
             if self._store.could_free(over_pins=over_pins) >= self._room.due_bytes:
                 overdrawn = self._room.due_bytes - self._store.free_bytes
@@ -60,7 +60,7 @@ class Preemption:
                     return False
                 if self._room.may_pause():
                     return True
-                if self._room.make(self._room.due_bytes, over_pins=over_pins):
+                if self._room.make_due(over_pins=over_pins):
                     return False
             running = [s for s in self._scheduler.sequences() if s.state in RUNNING_STATES]
             oldest = min(running, key=lambda s: s.arrived_at, default=None)

@@ -94,17 +94,29 @@ class Room:
             self._due[name] = num_bytes if batch.growth_is_due else 0
         self.due_bytes = sum(self._due.values())
         running_bytes = sum(model.runner.running_bytes() for model in self._models.values())
-        # One that runs alone may fill the budget, and is kept piece by piece.
-        self._store.note_running(running_bytes, set_aside_bytes=self._growth_bytes if num_running > 1 else 0)
+        self._store.note_running(
+            running_bytes,
+            growth_bytes=self._growth_bytes,
+            # One that runs alone may fill the budget, and is kept piece by piece.
+            set_aside_bytes=self._growth_bytes if num_running > 1 else 0,
+        )
 
     def make(self, num_bytes: int, *, over_pins: bool = False) -> bool:
-        """Evict until this number of bytes fits; returns False if writes must finish first, or if it is impossible.
+        """Evict until this number of bytes fits next to the growth that is due, which may not come at the next step.
 
-        Where eviction is not enough, decode batches free the room of rows that left. Pinned blocks leave `over_pins`
-        only: for what runs alone, so that nothing else will make room for it.
+        Returns False if writes must finish first, or if it is impossible. Where eviction is not enough, decode batches
+        free the room of rows that left. Pinned blocks leave `over_pins` only: for what runs alone, so that nothing else
+        will make room for it.
 
         Bytes for growth that is not due yet need not be free: it is enough that they can be made so at any time.
         """
+        return self._make(num_bytes + self.due_bytes, over_pins=over_pins)
+
+    def make_due(self, *, over_pins: bool = False) -> bool:
+        """Evict until the growth that is due fits; returns False as `make` does."""
+        return self._make(self.due_bytes, over_pins=over_pins)
+
+    def _make(self, num_bytes: int, *, over_pins: bool) -> bool:
         fits = self._store.make_room(num_bytes) or (
             (self._compact() and self._store.make_room(num_bytes))
             or (over_pins and self._store.has_pins and self._store.make_room(num_bytes, over_pins=True))

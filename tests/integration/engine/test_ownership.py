@@ -252,6 +252,36 @@ def until_it_waits_for_room(rig: EngineRig) -> None:
     wait_until(lambda: rig.on_engine(is_blocked), "the look for room")
 
 
+def test_a_row_that_joins_one_batch_leaves_the_room_that_another_is_about_to_take() -> None:
+    budget = 24_000
+    largest = 0
+
+    def measure(operation: str) -> None:
+        nonlocal largest
+        ledger = rig.store.ledger()
+        largest = max(largest, ledger.used_bytes - ledger.promised_bytes)
+
+    with EngineRig(budget_bytes=budget) as rig:
+        rig.runner.before = measure
+        # Rows join one batch while the other has filled its room and not grown yet.
+        asked = [(540, 48, 4), (425, 21, 3), (242, 58, 3), (81, 15, 3), (444, 38, 3)]
+        with rig.held():
+            asks = [
+                (
+                    rig.ask(prompt(length, seed), agent=f"agent-{length}", max_tokens=answer),
+                    length,
+                    answer,
+                    seed,
+                )
+                for length, answer, seed in asked
+            ]
+        for ask, length, answer, seed in asks:
+            assert ask.answer().text == truth(prompt(length, seed), answer)
+        rig.idle()
+        rig.runner.before = None
+    assert largest <= budget + len(asked) * rig.runner.spec.stored_bytes(rig.runner.spec.block_tokens)
+
+
 def test_a_slow_disk_stops_no_answer_that_has_begun() -> None:
     with filled_behind_a_slow_disk(3000) as rig:
 

@@ -132,7 +132,15 @@ def test_a_pin_of_unwritten_blocks_costs_an_answer_a_moment_at_most(disk: str) -
     warm.refuse = "the disk is full" if disk == "full" else ""
     with EngineRig(budget_bytes=BUDGET, warm=warm, clock=clock) as rig:
         rig.ask(prompt(PINNED_TOKENS), agent="pinned").answer()
-        rig.runner.before = lambda operation: clock.advance(0.001) if operation == "decode" else None
+        largest = 0
+
+        def look(operation: str) -> None:
+            nonlocal largest
+            largest = max(largest, rig.store.ledger().used_bytes)
+            if operation == "decode":
+                clock.advance(0.001)
+
+        rig.runner.before = look
         asks = begin(rig, "one", then=lambda: pin(rig))
         while not asks[0].over:
             # An engine that waits for the disk asks the clock.
@@ -141,6 +149,7 @@ def test_a_pin_of_unwritten_blocks_costs_an_answer_a_moment_at_most(disk: str) -
                 rig.on_engine(warm.catch_up)
             rig.on_engine(lambda: None)
         see_whole(rig, asks)
+        assert largest <= BUDGET + rig.runner.spec.stored_bytes(rig.runner.spec.block_tokens)
         warm.refuse = ""
 
 
