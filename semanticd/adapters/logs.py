@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import os
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
@@ -26,6 +26,7 @@ import structlog
 from semanticd.control.private_files import open_private, prepare_private_folder
 from semanticd.control.terminal_text import many_lines, one_line
 from semanticd.domain.errors import DaemonError, InvalidRequestError
+from semanticd.domain.packed_lines import PackedLines
 
 LOG_FILE = "semanticd.log"
 _LOG_FILES = ("semanticd.",)
@@ -125,7 +126,7 @@ class Logs:
 
     def recent(self) -> list[dict[str, Any]]:
         """Return the last lines, oldest first, as the topic `log` carries them."""
-        return list(self._recent.lines)
+        return self._recent.lines()
 
     async def set_level(self, level: str) -> LevelChange:
         """Log from this level on.
@@ -269,12 +270,23 @@ class _RecentLines(logging.Handler):
 
     def __init__(self, num_lines: int, bus: Publishes | None) -> None:
         super().__init__()
-        self.lines: deque[dict[str, Any]] = deque(maxlen=num_lines)
+        self._lines = PackedLines(num_lines)
         self._bus = bus
+
+    def lines(self) -> list[dict[str, Any]]:
+        self.acquire()
+        try:
+            packed = list(self._lines)
+        finally:
+            self.release()
+        return [json.loads(line) for line in packed]
 
     def emit(self, record: logging.LogRecord) -> None:
         line = _line(record)
-        self.lines.append(line)
+        try:
+            self._lines.add(json.dumps(line).encode())
+        except ValueError:  # a number with more digits than Python writes
+            self.handleError(record)
         if self._bus is not None and self._bus.wanted("log"):
             self._bus.publish("log", line)
 

@@ -35,7 +35,7 @@ TELEMETRY = (
     "adapters/logs", "adapters/telemetry/", "adapters/tracing", "adapters/request_traces/", "http/core/gen_ai",
     "http/core/recording", "application/ports/telemetry", "engine/metrics", "engine/trace", "engine/telemetry",
     "services/arrivals", "services/gauges", "services/history", "services/outcomes", "services/savings",
-    "services/waits",
+    "services/waits", "services/samples", "domain/packed_lines",
     "services/observations", "services/status", "services/plain", "generation/recorder", "services/agent_watch",
 )  # fmt: skip
 """Beginnings of files that record what happens and decide nothing."""

@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from semanticd.application.ports.telemetry import Clock, Log
 from semanticd.application.services.outcomes import Outcomes
+from semanticd.application.services.samples import (
+    Columns,
+    Sample,
+    SampleRing,
+    columns_of,
+    figures_of,
+    samples_of,
+)
 from semanticd.application.services.savings import Savings
 from semanticd.application.services.status import RequestsService, StatusService
 from semanticd.domain.generation import Usage
@@ -23,6 +30,7 @@ from semanticd.domain.generation import Usage
 SECONDS_KEPT = 600
 TENS_KEPT = 360
 INTERVAL_S = 1.0
+_TEN = 10
 _DIGITS = 6
 """Significant digits of a kept value: what graphs show has three."""
 
@@ -44,8 +52,6 @@ SERIES: dict[str, Fold] = {
 }
 """Kept series, and the fold of ten samples into one; rates are shares or per second, counts are per interval."""
 
-Sample = dict[str, float | None]
-
 
 @dataclass(frozen=True, slots=True)
 class HistoryFacts:
@@ -63,15 +69,15 @@ class KeptHistory:
     """The samples that outlive the daemon; the first second's end is `ended_at` less the number of seconds."""
 
     ended_at: float
-    seconds: tuple[Sample, ...]
-    tens: tuple[Sample, ...]
-    pending: tuple[Sample, ...]
+    seconds: Columns
+    tens: Columns
+    pending: Columns
     """Seconds that are not folded into ten yet."""
 
     def plain(self) -> dict[str, Any]:
         """Return it in values that JSON has, a list for each series; from any thread."""
         parts = {"seconds": self.seconds, "tens": self.tens, "pending": self.pending}
-        return {"ended_at": self.ended_at, **{part: _columns(samples) for part, samples in parts.items()}}
+        return {"ended_at": self.ended_at, **{part: _rounded(columns) for part, columns in parts.items()}}
 
     @classmethod
     def read(cls, kept: Mapping[str, Any]) -> KeptHistory:
@@ -83,8 +89,9 @@ class KeptHistory:
         ended_at = kept.get("ended_at")
         if not _is_figure(ended_at) or ended_at is None:
             raise ValueError("expected the time of the last sample")
-        seconds, tens, pending = (_samples(kept.get(part)) for part in ("seconds", "tens", "pending"))
-        return cls(float(ended_at), seconds[-SECONDS_KEPT:], tens[-TENS_KEPT:], pending[-9:])
+        parts = {"seconds": SECONDS_KEPT, "tens": TENS_KEPT, "pending": _TEN - 1}
+        seconds, tens, pending = (_columns(kept.get(part), most=most) for part, most in parts.items())
+        return cls(float(ended_at), seconds, tens, pending)
 
 
 class History:
@@ -108,10 +115,9 @@ class History:
         self._log = log
         self._counted: dict[str, float] = self._counters()
         self._ttfts: list[float] = []
-        self._rings: dict[int, deque[Sample]] = {1: deque(maxlen=SECONDS_KEPT), 10: deque(maxlen=TENS_KEPT)}
-        self._num_taken = {1: 0, 10: 0}
+        self._rings = {1: SampleRing(SERIES, size=SECONDS_KEPT), _TEN: SampleRing(SERIES, size=TENS_KEPT)}
         self._pending: list[Sample] = []
-        self._ended_at = {1: clock.wall(), 10: clock.wall()}
+        self._ended_at = {1: clock.wall(), _TEN: clock.wall()}
         self._is_restored = False
         """Whether the last sample is an earlier daemon's."""
 
@@ -137,30 +143,29 @@ class History:
 
     def facts(self, *, step_s: int = 1, after: int = -1) -> HistoryFacts:
         """Return the samples of a step (1 or 10 seconds) with numbers above `after`."""
-        ring, num_taken = self._rings[step_s], self._num_taken[step_s]
-        first = max(num_taken - len(ring), min(after + 1, num_taken))
-        samples = list(ring)[len(ring) - (num_taken - first) :] if num_taken > first else []
+        ring = self._rings[step_s]
+        first = max(ring.num_taken - len(ring), min(after + 1, ring.num_taken))
+        columns = ring.last(ring.num_taken - first)
         return HistoryFacts(
             step_s=step_s,
             first=first,
-            last=num_taken - 1,
+            last=ring.num_taken - 1,
             ended_at=self._ended_at[step_s],
-            series={name: tuple(sample[name] for sample in samples) for name in SERIES},
+            series={name: tuple(figures_of(column)) for name, column in columns.items()},
         )
 
     def kept(self) -> KeptHistory:
-        """Return what outlives the daemon: no copy of the samples, which never change."""
-        return KeptHistory(
-            self._ended_at[1], tuple(self._rings[1]), tuple(self._rings[10]), tuple(self._pending)
-        )
+        """Return what outlives the daemon: copies."""
+        seconds, tens = (ring.last(len(ring)) for ring in self._rings.values())
+        return KeptHistory(self._ended_at[1], seconds, tens, columns_of(self._pending, SERIES))
 
     def restore(self, kept: KeptHistory) -> None:
         """Begin with an earlier daemon's samples; before the first one is taken."""
-        for step_s, samples in ((1, kept.seconds), (10, kept.tens)):
-            self._rings[step_s].extend(samples)
-            self._num_taken[step_s] = len(samples)
-        self._pending = list(kept.pending)
-        self._ended_at = {1: kept.ended_at, 10: kept.ended_at - len(kept.pending)}
+        for step_s, columns in ((1, kept.seconds), (_TEN, kept.tens)):
+            for sample in samples_of(columns):
+                self._rings[step_s].add(sample)
+        self._pending = samples_of(kept.pending)
+        self._ended_at = {1: kept.ended_at, _TEN: kept.ended_at - len(self._pending)}
         self._is_restored = True
 
     def _fill_gap(self) -> None:
@@ -176,13 +181,12 @@ class History:
     def _add(self, sample: Sample, ended_at: float) -> None:
         self._append(1, sample, ended_at)
         self._pending.append(sample)
-        if len(self._pending) >= 10:
+        if len(self._pending) >= _TEN:
             folded, self._pending = fold(self._pending), []
-            self._append(10, folded, ended_at)
+            self._append(_TEN, folded, ended_at)
 
     def _append(self, step_s: int, sample: Sample, ended_at: float) -> None:
-        self._rings[step_s].append(sample)
-        self._num_taken[step_s] += 1
+        self._rings[step_s].add(sample)
         self._ended_at[step_s] = ended_at
 
     def _counters(self) -> dict[str, float]:
@@ -233,32 +237,33 @@ def fold(samples: Sequence[Sample]) -> Sample:
     return folded
 
 
-def _columns(samples: Sequence[Sample]) -> dict[str, list[float | None]]:
-    return {name: [_rounded(sample[name]) for sample in samples] for name in SERIES}
+def _rounded(columns: Columns) -> dict[str, list[float | None]]:
+    return {
+        name: [None if figure is None else float(f"{figure:.{_DIGITS}g}") for figure in figures_of(column)]
+        for name, column in columns.items()
+    }
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.{_DIGITS}g}")
-
-
-def _samples(columns: object) -> tuple[Sample, ...]:
-    """Return samples from the lists that they were kept as.
+def _columns(kept: object, *, most: int) -> Columns:
+    """Return the last samples, `most` at most, of the lists that they were kept as.
 
     Raises:
         ValueError: The lists have another form.
     """
-    if not isinstance(columns, Mapping):
+    if not isinstance(kept, Mapping):
         raise ValueError("expected a list for each series")
-    known = {name: values for name, values in columns.items() if name in SERIES}
+    known = {name: values for name, values in kept.items() if name in SERIES}
     lengths = {len(values) if isinstance(values, list) else -1 for values in known.values()}
     if len(lengths) > 1 or -1 in lengths:
         raise ValueError("expected lists of one length")
     (length,) = lengths or {0}
     if not all(_is_figure(value) for values in known.values() for value in values):
         raise ValueError("expected numbers")
-    return tuple(
-        {name: known[name][at] if name in known else None for name in SERIES} for at in range(length)
+    begin = max(0, length - most)
+    samples = (
+        {name: known[name][at] if name in known else None for name in SERIES} for at in range(begin, length)
     )
+    return columns_of(samples, SERIES)
 
 
 def _is_figure(value: object) -> bool:

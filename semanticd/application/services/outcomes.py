@@ -6,15 +6,18 @@ draining); a failure is ours. Rule: bounded memory, constant work per request; t
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from dataclasses import dataclass
+import json
+from array import array
+from collections import OrderedDict
+from dataclasses import astuple, dataclass
 from typing import Literal
 
 from semanticd.application.ports.telemetry import Clock
+from semanticd.domain.packed_lines import PackedLines
 
 MAX_FAILURES_KEPT = 200
 MAX_AGENTS_COUNTED = 4096
-_MINUTE_S = 60.0
+_MINUTE_S = 60
 _MAX_MESSAGE_CHARS = 500
 
 Kind = Literal["failed", "refused"]
@@ -56,11 +59,9 @@ class Outcomes:
         self.num_failed = 0
         self.num_refused = 0
         self._num_failed_in_a_row = 0
-        self._kept: deque[Failure] = deque(maxlen=MAX_FAILURES_KEPT)
-        self._minutes: dict[Kind, deque[float]] = {
-            "failed": deque(maxlen=10_000),
-            "refused": deque(maxlen=10_000),
-        }
+        self._last: Failure | None = None
+        self._kept = PackedLines(MAX_FAILURES_KEPT)
+        self._last_minute: dict[Kind, _LastMinute] = {"failed": _LastMinute(), "refused": _LastMinute()}
         self._by_agent: OrderedDict[str, int] = OrderedDict()
 
     def answered(self) -> None:
@@ -72,18 +73,17 @@ class Outcomes:
         self, error_code: str, message: str, *, kind: Kind, request_id: str, agent_id: str | None, status: int
     ) -> None:
         """A request failed or was refused."""
-        self._kept.append(
-            Failure(
-                at=self._clock.wall(),
-                kind=kind,
-                code=error_code,
-                message=message[:_MAX_MESSAGE_CHARS],
-                request=request_id,
-                agent=agent_id,
-                status=status,
-            )
+        self._last = Failure(
+            at=self._clock.wall(),
+            kind=kind,
+            code=error_code,
+            message=message[:_MAX_MESSAGE_CHARS],
+            request=request_id,
+            agent=agent_id,
+            status=status,
         )
-        self._minutes[kind].append(self._clock.monotonic())
+        self._kept.add(json.dumps(astuple(self._last)).encode())
+        self._last_minute[kind].add(self._clock.monotonic())
         if kind == "failed":
             self.num_failed += 1
             self._num_failed_in_a_row += 1
@@ -105,17 +105,32 @@ class Outcomes:
             num_failed=self.num_failed,
             num_refused=self.num_refused,
             num_failed_in_a_row=self._num_failed_in_a_row,
-            num_failed_last_minute=self._in_last_minute("failed"),
-            num_refused_last_minute=self._in_last_minute("refused"),
-            last=self._kept[-1] if self._kept else None,
+            num_failed_last_minute=self._last_minute["failed"].count(self._clock.monotonic()),
+            num_refused_last_minute=self._last_minute["refused"].count(self._clock.monotonic()),
+            last=self._last,
         )
 
     def recent(self) -> tuple[Failure, ...]:
         """Return the last failures and refusals, newest first."""
-        return tuple(reversed(self._kept))
+        return tuple(Failure(*json.loads(line)) for line in reversed(list(self._kept)))
 
-    def _in_last_minute(self, kind: Kind) -> int:
-        times, since = self._minutes[kind], self._clock.monotonic() - _MINUTE_S
-        while times and times[0] < since:
-            times.popleft()
-        return len(times)
+
+class _LastMinute:
+    """The number of events in the last minute, counted by the second."""
+
+    def __init__(self) -> None:
+        self._counts = array("q", [0]) * _MINUTE_S
+        self._second = 0
+
+    def add(self, now: float) -> None:
+        self._pass_to(int(now))
+        self._counts[self._second % _MINUTE_S] += 1
+
+    def count(self, now: float) -> int:
+        self._pass_to(int(now))
+        return sum(self._counts)
+
+    def _pass_to(self, second: int) -> None:
+        for passed in range(max(self._second, second - _MINUTE_S), second):
+            self._counts[(passed + 1) % _MINUTE_S] = 0
+        self._second = second

@@ -9,13 +9,14 @@ Rule: work grows with the requests in and before the engine only; the event loop
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from semanticd.application.engine.running_sequence import RunningSequence
 from semanticd.application.services.arrivals import Arrivals
 from semanticd.domain.generation import WaitReason
+from semanticd.domain.packed_lines import PackedLines
 from semanticd.domain.scheduler import Scheduler
 from semanticd.domain.sequence import SequenceState
 
@@ -48,7 +49,8 @@ class Waits:
         """Ask this scheduler's limits and which sequences do not fit."""
         self._scheduler = scheduler
         self._arrivals = arrivals
-        self._records: OrderedDict[str, _Record] = OrderedDict()
+        self._records: dict[str, _Record] = {}
+        self._ended = PackedLines(MAX_REQUESTS_KEPT)
 
     def look(self, lives: Sequence[RunningSequence], now: float) -> dict[str, Wait]:
         """Return the present reason of every waiting request by its id, and count the time since the last look."""
@@ -60,7 +62,8 @@ class Waits:
                 request_id = str(live.submission.request_id)
                 wait = reasons[request_id] = self._reason(live, active, memory_waits=memory_waits)
                 self._count(request_id, wait, since=live.submitted_at, now=now)
-        for arrival in self._arrivals.outside(lives):
+        outside = self._arrivals.outside(lives)
+        for arrival in outside:
             reason = self._arrivals.reason(arrival)
             wait = self._turn(active, memory_waits=memory_waits) if reason == "turn" else Wait(reason)
             reasons[str(arrival.request_id)] = wait
@@ -71,8 +74,9 @@ class Waits:
             if known is not None:
                 live.submission.waited.reason = known.longest.reason
                 known.seen_at = now
-        while len(self._records) > MAX_REQUESTS_KEPT:
-            self._records.popitem(last=False)
+        self._end_all_but(
+            {str(live.submission.request_id) for live in lives} | {str(one.request_id) for one in outside}
+        )
         return reasons
 
     def _count(self, request_id: str, wait: Wait, *, since: float, now: float) -> None:
@@ -80,12 +84,19 @@ class Waits:
         record.seconds[wait] = record.seconds.get(wait, 0.0) + max(0.0, now - record.seen_at)
         record.seen_at = now
 
+    def _end_all_but(self, living: set[str]) -> None:
+        for request_id in [one for one in self._records if one not in living]:
+            wait = self._records.pop(request_id).longest
+            self._ended.add(_beginning(request_id) + json.dumps([wait.reason, wait.behind]).encode())
+
     def longest(self, request_id: str) -> Wait | None:
         """Return the reason of a request's longest wait; None where it was never seen waiting."""
         record = self._records.get(request_id)
-        if record is None or not record.seconds:
-            return None
-        return record.longest
+        if record is not None:
+            return record.longest
+        beginning = _beginning(request_id)
+        line = self._ended.find(beginning)
+        return None if line is None else Wait(*json.loads(line.removeprefix(beginning)))
 
     def _reason(self, live: RunningSequence, active: list[RunningSequence], *, memory_waits: bool) -> Wait:
         if live.pending_reads:
@@ -109,6 +120,10 @@ class Waits:
         if self._arrivals.model_loads:
             return Wait("model")
         return Wait("turn", _oldest(others))
+
+
+def _beginning(request_id: str) -> bytes:
+    return json.dumps(request_id).encode() + b" "
 
 
 def _oldest(running: Sequence[RunningSequence]) -> str | None:

@@ -143,7 +143,13 @@ _SORTED = {"last_used_at": ("real", MAX_TIME), "created_at": ("real", MAX_TIME)}
 _SORTED |= {"num_tokens": ("integer", MAX_COUNT), "num_turns": ("integer", MAX_COUNT)}
 """Columns by which lists are sorted: their type, and the largest value."""
 
-_PRAGMAS: dict[str, str | int] = {"synchronous": "FULL", "fullfsync": 1, "checkpoint_fullfsync": 1}
+# Pages of documents are read once: of 2 MiB of them, as SQLite keeps of its own accord, none is asked for again.
+_PRAGMAS: dict[str, str | int] = {
+    "synchronous": "FULL",
+    "fullfsync": 1,
+    "checkpoint_fullfsync": 1,
+    "cache_size": -512,
+}
 
 
 class AgentTables:

@@ -31,7 +31,7 @@ from semanticd.adapters.disk.blocks.index_rows import (
     sizes_query,
     stored_of,
 )
-from semanticd.adapters.disk.files.database import connect, transaction
+from semanticd.adapters.disk.files.database import connect, release_pages, transaction
 from semanticd.adapters.disk.files.folder import private_file
 from semanticd.adapters.disk.files.placement import FilePlace
 from semanticd.application.ports.warm_store import ModelSize
@@ -277,6 +277,17 @@ class BlockIndex:
         """Empty the log, in which deleted rows may still be read."""
         with self._writing:
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def rest(self) -> None:
+        """Free the memory of what was written and listed. Lookups, which prompts wait for, keep theirs."""
+        with self._writing:
+            release_pages(self._writer)
+        # A long listing goes on: its pages are freed at the next rest.
+        if self._listing.acquire(blocking=False):
+            try:
+                release_pages(self._lister)
+            finally:
+                self._listing.release()
 
     def remove_model(self, fingerprint: ModelFingerprint | None) -> int:
         """Remove all rows (of one model); returns their files' bytes."""

@@ -539,6 +539,10 @@ class BlockRepository:
         self.remove_fileless()
         return freed
 
+    def rest(self) -> None:
+        """Free the memory that writing took, while there is nothing to write."""
+        self.index.rest()
+
     def remove_fileless(self) -> None:
         """Remove the rows that a full disk kept before, as far as it lets."""
         if not self._fileless:

@@ -395,6 +395,7 @@ class DiskWarmStore:
             return
         self._write_touches()
         self._storage.remove_fileless()
+        self._storage.rest()
         self._settle_cap()
         self._look_at_free_disk()
         ballast = self.folder.ballast

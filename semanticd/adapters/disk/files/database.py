@@ -39,6 +39,14 @@ def connect(path: Path, pragmas: Mapping[str, str | int]) -> sqlite3.Connection:
     return connection
 
 
+def release_pages(connection: sqlite3.Connection) -> None:
+    """Free the pages that a connection keeps in memory; it reads them again when they are asked for.
+
+    SQLite itself keeps them for as long as the connection is open.
+    """
+    connection.execute("PRAGMA shrink_memory")
+
+
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """Make the changes inside all or none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 from semanticd.application.services.agent_facts import turn_facts
 from semanticd.application.services.history import SERIES, KeptHistory, fold
 from semanticd.application.services.outcomes import MAX_FAILURES_KEPT, Outcomes
+from semanticd.application.services.samples import Sample, columns_of, samples_of
 from semanticd.application.services.savings import MAX_DAYS_KEPT, Savings
 from semanticd.application.services.verdict import verdict
 from semanticd.domain.generation import CacheMiss, CacheReport
@@ -221,23 +222,30 @@ def test_what_is_no_record_of_savings_changes_nothing(kept: dict[str, Any]) -> N
     assert savings.kept() == before
 
 
-SAMPLE = dict.fromkeys(SERIES, 1.0)
+SAMPLE: Sample = dict.fromkeys(SERIES, 1.0)
+
+
+def kept_history(*parts: Sequence[Sample]) -> KeptHistory:
+    return KeptHistory(NOON, *(columns_of(samples, SERIES) for samples in parts))
 
 
 def test_kept_samples_come_back_as_they_were_but_for_digits_that_no_graph_shows() -> None:
     seconds = tuple({**SAMPLE, "ttft_ms": None, "used_bytes": 123456789.0 + at} for at in range(12))
-    kept = KeptHistory(NOON, seconds, (SAMPLE,), seconds[:2])
+    kept = kept_history(seconds, [SAMPLE], seconds[:2])
     again = KeptHistory.read(json.loads(json.dumps(kept.plain())))
-    assert (again.ended_at, again.tens, len(again.seconds), len(again.pending)) == (NOON, (SAMPLE,), 12, 2)
-    assert again.seconds[3]["ttft_ms"] is None
-    assert again.seconds[3]["used_bytes"] == pytest.approx(123456789, rel=1e-5)
+    assert again.ended_at == NOON
+    assert samples_of(again.tens) == [SAMPLE]
+    assert (len(samples_of(again.seconds)), len(samples_of(again.pending))) == (12, 2)
+    sample = samples_of(again.seconds)[3]
+    assert sample["ttft_ms"] is None
+    assert sample["used_bytes"] == pytest.approx(123456789, rel=1e-5)
 
 
 def test_series_of_another_version_are_left_out_or_empty() -> None:
-    plain = KeptHistory(NOON, (SAMPLE,), (), ()).plain()
+    plain = kept_history([SAMPLE], [], []).plain()
     plain["seconds"]["of_tomorrow"] = [7.0]
     del plain["seconds"]["queue"]
-    (sample,) = KeptHistory.read(plain).seconds
+    (sample,) = samples_of(KeptHistory.read(plain).seconds)
     assert sample == {**SAMPLE, "queue": None}
 
 
@@ -250,7 +258,7 @@ def test_series_of_another_version_are_left_out_or_empty() -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_history_is_refused(change: dict[str, Any]) -> None:
-    plain = KeptHistory(NOON, (SAMPLE,), (), ()).plain()
+    plain = kept_history([SAMPLE], [], []).plain()
     with pytest.raises(ValueError, match="expected"):
         KeptHistory.read({**plain, **change})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sqlite3
 import threading
@@ -23,6 +24,7 @@ from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId, BlockHash
 from semanticd.domain.transcript import Segment, Transcript
 from tests.fakes.agents import full_agent, make_turn
+from tests.fakes.sqlite_memory import sqlite_bytes
 from tests.fakes.telemetry import RecordingMetrics
 
 Open = Callable[[], DiskAgentArchive]
@@ -556,3 +558,16 @@ def test_a_stored_value_to_sort_by_hides_no_agent_from_any_page(
                 break
             query = replace(query, after=page.summaries[-1].agent_id)
         assert sorted(seen) == [f"a{number}" for number in range(5)], order
+
+
+def test_few_pages_of_many_agents_stay_in_memory(open_archive: Open) -> None:
+    gc.collect()  # connections that other tests left
+    archive = open_archive()
+    before = sqlite_bytes()
+    ids = [AgentId(f"a{number}") for number in range(40)]
+    for agent_id in ids:
+        config = AgentConfig(system=f"{agent_id} " * 20_000)
+        archive.save(replace(full_agent(agent_id), config=config))
+    assert archive.flush(60)
+    assert all(archive.load(agent_id) for agent_id in ids)
+    assert sqlite_bytes() - before < 3 << 19, "512 KiB for each of two connections, and what they prepared"

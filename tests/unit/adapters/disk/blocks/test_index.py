@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,7 @@ from semanticd.adapters.disk.blocks.index import BlockIndex
 from semanticd.adapters.disk.blocks.index_rows import NewBlock
 from semanticd.domain.block import Block
 from semanticd.domain.ids import BlockHash, ModelFingerprint
+from tests.fakes.sqlite_memory import sqlite_bytes
 
 QUERIES = {
     "get": rows.GET,
@@ -91,3 +93,16 @@ def test_an_index_of_version_1_is_brought_up_to_date_with_its_rows(tmp_path: Pat
         assert index.totals().num_blocks == 3
     with closing(sqlite3.connect(path)) as connection:
         assert plan(connection, rows.CHILDREN) == ["SEARCH blocks USING INDEX blocks_by_parent (parent=?)"]
+
+
+def test_the_pages_of_what_was_written_and_listed_are_freed_at_rest(tmp_path: Path) -> None:
+    gc.collect()  # connections that other tests left
+    before = sqlite_bytes()
+    with closing(BlockIndex(tmp_path / "index.sqlite")) as index:
+        index.add(rows_under(ROOT, 20_000))
+        assert sum(len(index.shard(f"{number:02x}")) for number in range(256)) == 20_000
+        index.sizes()
+        assert sqlite_bytes() - before > 5 << 20
+        index.rest()
+        assert sqlite_bytes() - before < 1 << 20
+        assert index.totals().num_blocks == 20_000
