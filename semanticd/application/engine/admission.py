@@ -93,9 +93,7 @@ class Admission:
         cold = [block for block in cold if not self._promotion.has(block.block_hash)]
         needed = self._bytes_needed(running) + sum(block.num_bytes for block in (*cold, *copied))
         # Pins make way for what runs alone: it was seen to fit, and no other sequence makes room by ending.
-        if not self._room.make_for_more(
-            needed, over_pins=not self._scheduler.others_run(running.sequence_id)
-        ):
+        if not self._room.make(needed, over_pins=not self._scheduler.others_run(running.sequence_id)):
             # Others may need what it locked in order to end; it is matched again when there is room.
             self._restore.give_up(running)
             if self._store.disk_stalled and not self._scheduler.others_run(running.sequence_id):

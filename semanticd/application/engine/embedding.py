@@ -231,7 +231,7 @@ class Embedding:
         return False
 
     def _make(self, work: _Work, num_bytes: int) -> bool:
-        if self._room.make_for_more(num_bytes, over_pins=not self._running):
+        if self._room.make(num_bytes, over_pins=not self._running):
             return True
         if self._store.disk_stalled and self._is_alone(work):
             raise disk_does_not_respond()

@@ -644,7 +644,7 @@ class BlockPoolBatchEngine:
         room_tokens = max(room_bytes, 0) // max(bytes_per_token, 1)
         group = choose_group(length, groups.values(), room_tokens=room_tokens)
         joins = (running.sequence.model_id, group)
-        if group in groups and not self._room.make_for_more(
+        if group in groups and not self._room.make(
             groups[group].room_for(length) * bytes_per_token, joins=joins
         ):
             return choose_group(length, groups.values(), room_tokens=0)

@@ -101,16 +101,19 @@ class Room:
             set_aside_bytes=self._growth_bytes if num_running > 1 else 0,
         )
 
-    def make(self, num_bytes: int, *, over_pins: bool = False) -> bool:
+    def make(
+        self, num_bytes: int, *, joins: tuple[ModelId, int] | None = None, over_pins: bool = False
+    ) -> bool:
         """Evict until this number of bytes fits next to the growth that is due, which may not come at the next step.
 
         Returns False if writes must finish first, or if it is impossible. Where eviction is not enough, decode batches
         free the room of rows that left. Pinned blocks leave `over_pins` only: for what runs alone, so that nothing else
-        will make room for it.
+        will make room for it. `joins` is the decode batch, by model and number, whose own growth `num_bytes` covers.
 
         Bytes for growth that is not due yet need not be free: it is enough that they can be made so at any time.
         """
-        return self._make(num_bytes + self.due_bytes, over_pins=over_pins)
+        due_bytes = self.due_bytes - (self._due.get(joins, 0) if joins else 0)
+        return self._make(num_bytes + due_bytes, over_pins=over_pins)
 
     def make_due(self, *, over_pins: bool = False) -> bool:
         """Evict until the growth that is due fits; returns False as `make` does."""
@@ -133,16 +136,6 @@ class Room:
         return fits or (
             self._is_behind and self._store.make_room(num_bytes, unwritten=True, over_pins=over_pins)
         )
-
-    def make_for_more(
-        self, num_bytes: int, *, joins: tuple[ModelId, int] | None = None, over_pins: bool = False
-    ) -> bool:
-        """Make room as `make` does for a running cache that begins: what the others need in their next step is theirs.
-
-        `joins` is the decode batch, by model and number, whose own growth `num_bytes` covers.
-        """
-        theirs = self.due_bytes - (self._due.get(joins, 0) if joins else 0)
-        return self.make(num_bytes + theirs, over_pins=over_pins)
 
     def may_come(self, num_bytes: int) -> bool:
         """Return whether eviction or writes can free this much room; a disk that lags behind counts as freeing none."""

@@ -273,8 +273,8 @@ def note_used_bytes(rig: EngineRig) -> list[int]:
     seen: list[int] = []
     note = rig.store.note_running
 
-    def noted(num_bytes: int, *, set_aside_bytes: int = 0) -> None:
-        note(num_bytes, set_aside_bytes=set_aside_bytes)
+    def noted(num_bytes: int, **more: int) -> None:
+        note(num_bytes, **more)
         seen.append(rig.store.ledger().used_bytes)
 
     rig.store.note_running = noted  # type: ignore[method-assign]
