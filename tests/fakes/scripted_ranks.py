@@ -19,6 +19,7 @@ from semanticd.adapters.ranks.hosts import Hosts
 from semanticd.adapters.ranks.joining import join
 from semanticd.adapters.ranks.link import Link
 from semanticd.adapters.ranks.wire import spec_out
+from semanticd.domain.block import LostFile
 from semanticd.domain.ids import ModelFingerprint
 from semanticd.domain.model_cache_spec import LayerSpec, ModelCacheSpec
 from tests.fakes.daemon_process import free_port
@@ -79,14 +80,17 @@ class ScriptedRanks:
         self._links: list[tuple[int, Link]] = []
         self._num_joined = 0
 
-    def joins(self, rank: int, **answers: Answer | None) -> None:
-        """Let a rank join that does its steps; `answers` are others by the step's name, None: it says nothing."""
+    def joins(self, rank: int, *, lost: LostFile | None = None, **answers: Answer | None) -> None:
+        """Let a rank join that does its steps; `answers` are others by the step's name, None: it says nothing.
+
+        It has no blocks; `lost` is what happened to their files.
+        """
         self._num_joined += 1
         steps, blocks = (self._link(rank, kind) for kind in ("steps", "blocks"))
         self._links += [(rank, steps), (rank, blocks)]
         script: dict[str, Answer | None] = {"find": done(), "load": LOADED, **answers}
         threading.Thread(target=_answer, args=(steps, script), daemon=True).start()
-        threading.Thread(target=_answer_blocks, args=(blocks,), daemon=True).start()
+        threading.Thread(target=_answer_blocks, args=(blocks, lost), daemon=True).start()
         deadline = time.monotonic() + 60
         while rank in self.group.missing():
             assert time.monotonic() < deadline
@@ -118,13 +122,13 @@ class ScriptedRanks:
             link.close()
 
 
-def _answer_blocks(blocks: Link) -> None:
-    """Answer as a rank whose disk has no blocks."""
+def _answer_blocks(blocks: Link, lost: LostFile | None) -> None:
+    """Answer as a rank whose disk has no blocks, because this happened to their files."""
     with contextlib.suppress(OSError, ValueError):
         blocks.wait_for_ever()
         while True:
             number, name, _ = blocks.receive()
-            blocks.send([number, False if name == "read" else None, None])
+            blocks.send([number, [False, lost] if name == "read" else None, None])
 
 
 def _answer(steps: Link, script: dict[str, Answer | None]) -> None:

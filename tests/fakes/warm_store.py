@@ -90,6 +90,10 @@ class MemoryWarmStore:
         del self._entries[block_hash]
         self._lost[block_hash] = "missing"
 
+    def note_lost(self, names: Sequence[BlockHash], what: LostFile) -> None:
+        """Take what happened to files elsewhere."""
+        self._lost.update(dict.fromkeys(names, what))
+
     def restart(self) -> None:
         """Forget what a store keeps for one process only: pins, and the hashes it was asked about."""
         self._protected.clear()

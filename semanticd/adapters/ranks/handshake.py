@@ -19,7 +19,7 @@ from typing import Literal
 
 import msgspec
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Counts changes of what the daemon and its ranks say to one another."""
 NONCE_BYTES = 32
 MIN_KEY_CHARACTERS = 16

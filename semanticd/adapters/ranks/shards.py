@@ -106,14 +106,24 @@ class Shards:
             search.add_done_callback(lambda _: self._read_now(store, number, name, answer))
 
     def _read_now(self, store: NamedBlocks, number: int, name: BlockHash, answer: Answer) -> None:
-        store.read(name).add_done_callback(partial(self._was_read, number, answer))
+        store.read(name).add_done_callback(partial(self._was_read, store, number, name, answer))
 
-    def _was_read(self, number: int, answer: Answer, done: Future[BlockRecord | None]) -> None:
+    def _was_read(
+        self,
+        store: NamedBlocks,
+        number: int,
+        name: BlockHash,
+        answer: Answer,
+        done: Future[BlockRecord | None],
+    ) -> None:
+        """Answer whether the shard was read, and if not, what happened to its file, as far as that is known."""
         record = None if done.cancelled() else done.result()
-        if record is not None:
-            with self._lock:
-                self._read[number] = record.tensors
-        answer(record is not None, None)
+        if record is None:
+            answer([False, store.lost_file([name])], None)
+            return
+        with self._lock:
+            self._read[number] = record.tensors
+        answer([True, None], None)
 
     def _write(self, store: NamedBlocks, blocks: Sequence[Sequence[Any]], answer: Answer) -> None:
         records: list[BlockRecord] = []

@@ -3,7 +3,8 @@
 Rank 0's shard of a block, and all that the index says, is in the daemon's own warm store; the workers' disks follow it:
 
 - *write*: the workers first, then here, what all of them took. So what the index here knows was durable everywhere.
-- *read*: all at the same time. A block that a worker lacks is a miss, and leaves here too, so that it is written again.
+- *read*: all at the same time. A block that a worker lacks is a miss, and leaves here too, so that it is written again;
+  what happened to the worker's file is what happened to the block.
 - *delete*: here and there. Where a worker is not there, it is deleted when that joins again (`follow_up`).
 """
 
@@ -35,10 +36,13 @@ from semanticd.domain.model_cache_spec import ModelCacheSpec
 
 
 class NamedWarmStore(WarmStore, Protocol):
-    """A warm store that can list its blocks."""
+    """A warm store that can list its blocks, and record files that were lost elsewhere."""
 
     def names(self, fingerprint: ModelFingerprint, layout: str) -> list[BlockHash]:
         """Return the names of a model's blocks in one layout."""
+
+    def note_lost(self, names: Sequence[BlockHash], what: LostFile) -> None:
+        """Record what happened to files of these blocks; see `lost_file`."""
 
 
 class RareWarnings(Protocol):
@@ -149,12 +153,12 @@ class RankedWarmStore:
         block_hash: BlockHash,
         number: int,
         own: Future[BlockRecord | None],
-        asked: Sequence[Future[bool]],
+        asked: Sequence[Future[Any]],
         result: Future[BlockRecord | None],
     ) -> None:
         record = own.result()
         has_ended = any(future.exception() is not None for future in asked)
-        if record is not None and not has_ended and all(future.result() for future in asked):
+        if record is not None and not has_ended and all(future.result()[0] for future in asked):
             tag = mark(READ, number)
             # A record that is never restored takes what the workers have read with it.
             weakref.finalize(tag.data, self._forget, formation, number).atexit = False
@@ -163,18 +167,22 @@ class RankedWarmStore:
         self._forget(formation, number)
         if record is not None and not has_ended:
             for member, future in zip(formation.members[1:], asked, strict=True):
-                if not future.result():
-                    self._report_lack(member, block_hash)
+                was_read, lost = future.result()
+                if not was_read:
+                    self._report_lack(member, block_hash, lost=lost)
             self._own.delete([block_hash], scrub=False)
         result.set_result(None)
 
-    def _report_lack(self, member: Member, block_hash: BlockHash) -> None:
-        """Log that a worker lacks a block, once a minute for each worker, with the number since the last line."""
+    def _report_lack(self, member: Member, block_hash: BlockHash, *, lost: LostFile | None) -> None:
+        """Note why a worker lacks a block, and log it once a minute for each worker, with the number since then."""
+        if lost is not None:
+            self._own.note_lost([block_hash], lost)
         self._rare_logs[member.rank].warning(
             "rank_lacks_block",
             rank=member.rank,
             address=member.address,
             block=block_hash.hex(),
+            file=lost or "not known",
             consequence="all machines compute the block again",
         )
 

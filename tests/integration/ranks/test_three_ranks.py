@@ -180,9 +180,9 @@ async def test_a_worker_that_hangs_ends_what_runs_at_the_time_limit(
         assert said(await daemon.chat(SEA, agent="sea", max_tokens=24)) == alone["sea"]
 
 
-@pytest.mark.parametrize("harm", ["missing", "damaged"])
-async def test_a_shard_that_a_worker_lacks_is_computed_again(
-    harm: str, model: Path, alone: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize(("harm", "cause"), [("missing", "files_missing"), ("damaged", "files_damaged")])
+async def test_a_shard_that_a_worker_lacks_is_computed_again_and_is_the_cause_of_the_miss(
+    harm: str, cause: str, model: Path, alone: dict[str, str], tmp_path: Path
 ) -> None:
     async with RankedDaemon(tmp_path, model=model, settings=SMALL_BLOCKS) as daemon:
         assert said(await daemon.chat(SEA, agent="sea", max_tokens=24)) == alone["sea"]
@@ -202,6 +202,9 @@ async def test_a_shard_that_a_worker_lacks_is_computed_again(
         assert said(again) == alone["more"]
         found, whole = cached(again)
         assert whole - found >= 40
+        (*_, turn) = (await daemon.parts.agents.why("sea")).turns
+        assert turn.turn.miss is not None
+        assert turn.turn.miss.cause == cause
         await daemon.written()
     async with RankedDaemon(tmp_path, model=model, settings=SMALL_BLOCKS) as daemon:
         healed = await next_turn(daemon, SEA, alone["sea"], agent="sea")

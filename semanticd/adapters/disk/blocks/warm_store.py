@@ -307,6 +307,10 @@ class DiskWarmStore:
         """Return what happened to the first of these blocks whose file was lost since the start, or None."""
         return self._storage.lost_file(names)
 
+    def note_lost(self, names: Sequence[BlockHash], what: LostFile) -> None:
+        """Record what happened to files of these blocks on another machine that computes with this one."""
+        self._storage.note_lost(names, what)
+
     def wants(self, block_hash: BlockHash) -> bool:
         """Return whether the write policy accepts this block now; the query counts as a use of the block."""
         policy = self._options.write_policy

@@ -13,7 +13,15 @@ from dataclasses import replace
 import pytest
 
 from semanticd.adapters.ranks.group import GroupOptions, RankGroup
-from semanticd.adapters.ranks.handshake import Expected, Introduction, LinkKind, new_nonce, proof, refusal
+from semanticd.adapters.ranks.handshake import (
+    PROTOCOL,
+    Expected,
+    Introduction,
+    LinkKind,
+    new_nonce,
+    proof,
+    refusal,
+)
 from semanticd.adapters.ranks.hosts import Hosts
 from semanticd.adapters.ranks.joining import RefusedError, TakenError, join
 from semanticd.adapters.ranks.link import Link, LinkLostError
@@ -25,7 +33,13 @@ from tests.fakes.telemetry import RecordingLog
 KEY = "0123456789abcdef"
 COMPUTED_BY = "mlx0.32-lm0.32-a1.1.1-apple.g14"
 WHO = Introduction(
-    protocol=1, version="1.2.3", rank=0, kind="steps", process="one", device="gpu", computed_by=COMPUTED_BY
+    protocol=PROTOCOL,
+    version="1.2.3",
+    rank=0,
+    kind="steps",
+    process="one",
+    device="gpu",
+    computed_by=COMPUTED_BY,
 )
 
 
@@ -175,7 +189,7 @@ def test_a_rank_that_does_not_answer_a_step_ends_the_formation_at_the_time_limit
     ("fields", "reason"),
     [
         ({"version": "1.2.4"}, "rank 0 runs semanticd 1.2.4 and the daemon 1.2.3; install the same version"),
-        ({"protocol": 2}, "install the same version"),
+        ({"protocol": PROTOCOL - 1}, "install the same version"),
         ({"device": "cpu"}, "rank 0 computes on a cpu and the daemon on a gpu"),
         (
             {"computed_by": "mlx0.31-lm0.32-a1.1.1-apple.g14"},
