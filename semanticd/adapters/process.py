@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from semanticd.control.address import SOCKET_NAME
+from semanticd.control.address import APP, SOCKET_NAME
 from semanticd.control.private_files import (
     UMASK,
     open_private,
@@ -144,20 +144,62 @@ def _try_lock(descriptor: int) -> bool:
 def running_pid(path: Path) -> int | None:
     """Return the pid of the daemon that holds the lock; None if no process does, even if the file names one.
 
-    Another user's file, or a link, says nothing: what it names may be sent a signal.
+    None too if the file was overwritten with something else than a pid: see `is_locked`. Another user's file, or
+    a link, says nothing: what it names may be sent a signal.
     """
+    return _look(path)[1]
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a daemon holds the lock, whatever its file says."""
+    return _look(path)[0]
+
+
+def _look(path: Path) -> tuple[bool, int | None]:
+    """Return whether the lock is held, and the pid in the file if it is."""
     try:
         descriptor = open_private(path, os.O_RDONLY)
     except OSError:
-        return None
+        return False, None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _read(descriptor)
+        return True, _read(descriptor)
     else:
-        return None
+        return False, None
     finally:
         os.close(descriptor)
+
+
+def runs_daemon(pid: int) -> bool:
+    """Return whether a process of this user's was started as `semanticd serve`, by its command line."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        words = process.cmdline()
+        return process.uids().effective == os.geteuid() and "serve" in words[_program_at(words) :]
+    except psutil.Error:
+        return False
+
+
+def _program_at(words: Sequence[str]) -> int:
+    """Return where `semanticd` stands in a command line: the script, or the module after Python's `-m`."""
+    return next((at for at, word in enumerate(words) if Path(word).name == APP), len(words))
+
+
+def _daemon_at(port: int) -> int | None:
+    """Return the daemon of this user's, other than this process, that listens on a TCP port."""
+    import psutil
+
+    for process in psutil.process_iter():
+        if process.pid == os.getpid() or not runs_daemon(process.pid):
+            continue
+        with contextlib.suppress(psutil.Error):
+            for one in process.net_connections("tcp"):
+                if one.status == psutil.CONN_LISTEN and one.laddr.port == port:
+                    return process.pid
+    return None
 
 
 def _read(descriptor: int) -> int | None:
@@ -267,10 +309,13 @@ def bind_listener(host: str, port: int) -> socket.socket:
 
 def _why_not(error: OSError, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
-        return (
-            "another program listens there; stop it or choose another port "
-            f"(--port {port + 1 if port < 65535 else 0}, or SEMANTIC_SERVER_PORT)"
-        )
+        other = f"choose another port (--port {port + 1 if port < 65535 else 0}, or SEMANTIC_SERVER_PORT)"
+        if (pid := _daemon_at(port)) is not None:
+            return (
+                f"another semanticd (pid {pid}) listens there, with another SEMANTIC_RUNTIME_DIR or without its "
+                f"files there; `kill {pid}` ends it, or {other}"
+            )
+        return f"another program listens there; stop it or {other}"
     if error.errno == errno.EACCES:
         return "this user may not; ports below 1024 are the system's, choose a higher one"
     return error.strerror or str(error)

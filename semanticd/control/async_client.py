@@ -26,10 +26,16 @@ from semanticd.control.client import (
     BUSY_PAUSE_S,
     CONNECT_TIMEOUT_S,
     DEFAULT_TIMEOUT_S,
+    another_program,
     check_listener,
     not_running,
 )
-from semanticd.control.errors import ConnectionLostError, ControlError, ReplyTimeoutError
+from semanticd.control.errors import (
+    ConnectionLostError,
+    ControlError,
+    ForeignProtocolError,
+    ReplyTimeoutError,
+)
 from semanticd.control.exchange import ClientExchange, as_exception, result_of, subscription_in
 from semanticd.control.private_files import check_socket
 from semanticd.control.results import HelloResult, read
@@ -112,6 +118,7 @@ class AsyncControlClient:
         Raises:
             DaemonNotRunningError: No process listens there.
             UntrustedSocketError: The socket, its folder or its listener is another user's.
+            ForeignProtocolError: Another program listens there.
             ProtocolMismatchError: The daemon speaks another major version.
         """
         chosen = default_socket_path() if path is None else Path(path)
@@ -133,6 +140,9 @@ class AsyncControlClient:
                 "hello", client=name, protocol=m.PROTOCOL_VERSION, reply_within_s=timeout_s
             )
             client.daemon = read(HelloResult, hello)
+        except ForeignProtocolError as error:
+            await client.close()
+            raise another_program(chosen, error) from error
         except BaseException:
             await client.close()
             raise

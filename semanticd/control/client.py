@@ -29,12 +29,13 @@ from semanticd.control.errors import (
     ConnectionLostError,
     ControlError,
     DaemonNotRunningError,
+    ForeignProtocolError,
     ProtocolMismatchError,
     ReplyTimeoutError,
     UntrustedSocketError,
 )
 from semanticd.control.exchange import ClientExchange, as_exception, result_of, subscription_in
-from semanticd.control.peer import HasDescriptor, peer_uid
+from semanticd.control.peer import HasDescriptor, peer_pid, peer_uid
 from semanticd.control.private_files import UnsafePathError, check_socket
 from semanticd.control.results import HelloResult, read
 
@@ -86,25 +87,17 @@ class ControlClient:
         Raises:
             DaemonNotRunningError: No process listens there.
             UntrustedSocketError: The socket, its folder or its listener is another user's.
+            ForeignProtocolError: Another program listens there.
             ProtocolMismatchError: The daemon speaks another major version.
         """
         chosen = default_socket_path() if path is None else Path(path)
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(timeout_s)
-        try:
-            check_socket(chosen)
-            _connect(connection, chosen, timeout_s)
-            check_listener(connection, chosen)
-        except OSError as error:
-            connection.close()
-            raise not_running(chosen, error) from error
-        except UntrustedSocketError:
-            connection.close()
-            raise
-        client = cls(connection, chosen)
+        client = cls(_connected(chosen, timeout_s), chosen)
         try:
             hello = client.call("hello", client=name, protocol=m.PROTOCOL_VERSION, reply_within_s=timeout_s)
             client.daemon = read(HelloResult, hello)
+        except ForeignProtocolError as error:
+            client.close()
+            raise another_program(chosen, error) from error
         except BaseException:
             client.close()
             raise
@@ -193,6 +186,39 @@ class ControlClient:
         self.close()
 
 
+def listener_pid(path: Path, *, timeout_s: float = CONNECT_TIMEOUT_S) -> int | None:
+    """Return the process of this user's that listens on a socket, also one that hangs; None: the system does not say.
+
+    Whether it is a daemon is not looked at.
+
+    Raises:
+        DaemonNotRunningError: No process listens there.
+        UntrustedSocketError: The socket, its folder or its listener is another user's.
+    """
+    with _connected(path, timeout_s) as connection:
+        try:
+            return peer_pid(connection)
+        except OSError:
+            return None
+
+
+def _connected(path: Path, timeout_s: float) -> socket.socket:
+    """Return a connection to a socket that is this user's, as its listener is."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(timeout_s)
+    try:
+        check_socket(path)
+        _connect(connection, path, timeout_s)
+        check_listener(connection, path)
+    except OSError as error:
+        connection.close()
+        raise not_running(path, error) from error
+    except UntrustedSocketError:
+        connection.close()
+        raise
+    return connection
+
+
 def _connect(connection: socket.socket, path: Path, timeout_s: float) -> None:
     """Connect, and again where too many others do so at this moment: a Unix socket does not wait for its turn."""
     deadline = time.monotonic() + timeout_s
@@ -213,6 +239,13 @@ def not_running(path: Path, error: OSError) -> ControlError:
     if isinstance(error, BlockingIOError):
         return ControlError(f"the daemon at {path} is busy: too many other clients are connecting; try again")
     return ControlError(f"cannot connect to the daemon at {path}: {error.strerror or error}")
+
+
+def another_program(path: Path, error: ForeignProtocolError) -> ForeignProtocolError:
+    """Return that what listens on the socket is not a daemon, and what to do."""
+    return ForeignProtocolError(
+        f"another program listens on {path}: {error}; stop it, or set SEMANTIC_RUNTIME_DIR to another folder"
+    )
 
 
 def check_listener(connection: HasDescriptor, path: Path) -> None:

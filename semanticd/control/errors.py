@@ -3,9 +3,11 @@
 ```
 ControlError
 ├── DaemonNotRunningError    no process listens on the socket
+│   └── NoSocketError        none does, but a daemon runs
 ├── UntrustedSocketError     what lies or listens there is another user's
 ├── ProtocolMismatchError    the daemon speaks another major version
 ├── ConnectionLostError      the daemon went away, or sent what is not this protocol
+│   └── ForeignProtocolError what listens there is another program
 ├── ReplyTimeoutError        no reply within the time given
 └── CommandFailedError       the daemon says no: `code` and `message`
 ```
@@ -28,6 +30,18 @@ class DaemonNotRunningError(ControlError):
         self.path = path
 
 
+class NoSocketError(DaemonNotRunningError):
+    """No process listens on the socket, but a daemon has the lock of its folder; `pid` is None if it is not known."""
+
+    def __init__(self, path: Path, pid: int | None) -> None:
+        ControlError.__init__(
+            self,
+            f"a daemon is running (pid {pid or 'unknown'}), but it does not listen on {path}: it starts, it ends, or "
+            "the socket was removed, which it makes again within seconds; if this stays, use `semanticd restart --now`",
+        )
+        self.path, self.pid = path, pid
+
+
 class UntrustedSocketError(ControlError):
     """The socket, its folder, or the process that listens on it belongs to another user: nothing was sent."""
 
@@ -44,6 +58,10 @@ class ProtocolMismatchError(ControlError):
 
 class ConnectionLostError(ControlError):
     """The daemon closed the connection, or sent something that is not this protocol."""
+
+
+class ForeignProtocolError(ConnectionLostError):
+    """The bytes received are not this protocol: another program listens there."""
 
 
 class ReplyTimeoutError(ControlError):

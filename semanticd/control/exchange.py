@@ -13,6 +13,7 @@ from semanticd.control.errors import (
     CommandFailedError,
     ConnectionLostError,
     ControlError,
+    ForeignProtocolError,
     ProtocolMismatchError,
 )
 from semanticd.control.framing import FrameError, FrameReader, FrameTooLargeError, frame
@@ -46,7 +47,7 @@ class ClientExchange:
         """Yield the replies and events that bytes complete.
 
         Raises:
-            ConnectionLostError: The bytes are not the control protocol.
+            ForeignProtocolError: The bytes are not the control protocol.
         """
         try:
             for payload in self._frames.feed(data):
@@ -55,8 +56,8 @@ class ClientExchange:
                     raise m.MalformedMessageError("the daemon sent a command")
                 yield message
         except (FrameError, m.MalformedMessageError) as error:
-            raise ConnectionLostError(
-                f"the daemon sent something that is not the control protocol: {error}"
+            raise ForeignProtocolError(
+                f"what was received is not the control protocol of semanticd ({error})"
             ) from error
 
 

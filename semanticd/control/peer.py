@@ -1,4 +1,4 @@
-"""The user at the other end of a Unix socket: only the platform-dependent part."""
+"""The user and the process at the other end of a Unix socket: only the platform-dependent part."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ import socket
 import struct
 import sys
 from typing import Protocol
+
+_CREDENTIALS = struct.Struct("iII")
+"""Linux's `struct ucred`: pid, uid, gid."""
+_SOL_LOCAL, _LOCAL_PEERPID = 0, 2
+"""Of macOS's `sys/un.h`; Python has no names for them."""
 
 
 class HasDescriptor(Protocol):
@@ -27,10 +32,28 @@ def peer_uid(connection: HasDescriptor) -> int:
         OSError: The system does not report it.
     """
     if sys.platform == "linux":
-        credentials = struct.Struct("iII")  # struct ucred: pid, uid, gid
-        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size)
-        return int(credentials.unpack(raw)[1])
+        return int(_credentials(connection, socket.SO_PEERCRED)[1])
     return _getpeereid(connection.fileno())
+
+
+def peer_pid(connection: HasDescriptor) -> int | None:
+    """Return the process that listens, or connected, at the other end; None where it is in a container of its own.
+
+    It says so whether or not that process answers.
+
+    Raises:
+        OSError: The system does not report it.
+    """
+    if sys.platform == "linux":
+        return int(_credentials(connection, socket.SO_PEERCRED)[0]) or None
+    size = struct.calcsize("i")
+    return int(struct.unpack("i", connection.getsockopt(_SOL_LOCAL, _LOCAL_PEERPID, size))[0]) or None
+
+
+def _credentials(connection: HasDescriptor, option: int) -> tuple[int, int, int]:
+    raw = connection.getsockopt(socket.SOL_SOCKET, option, _CREDENTIALS.size)
+    pid, uid, gid = _CREDENTIALS.unpack(raw)
+    return pid, uid, gid
 
 
 def _getpeereid(descriptor: int) -> int:

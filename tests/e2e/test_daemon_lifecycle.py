@@ -11,6 +11,7 @@ import os
 import re
 import resource
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -113,6 +114,14 @@ class Home:
             os.kill(pid, signal.SIGKILL)
             until(lambda: self.pid is None, "the daemon is gone")
 
+    def kill_all(self) -> None:
+        """Kill every daemon of this home, also one that no file names."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("HOME") == str(self.folder):
+                    process.kill()
+        self.kill()
+
 
 def until(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + 60
@@ -139,7 +148,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def home(short_tmp_path: Path, model: Path) -> Iterator[Home]:
     made = Home(short_tmp_path, model)
     yield made
-    made.kill()
+    made.kill_all()
 
 
 def test_a_module_that_lies_in_the_users_folder_is_not_run_by_the_daemon(home: Home) -> None:
@@ -289,6 +298,124 @@ def test_a_stale_pid_and_a_stale_socket_are_replaced(home: Home) -> None:
         stale.bind(str(home.socket))
     home.started()
     assert home.status()["pid"] == home.pid
+
+
+def ended(pid: int) -> bool:
+    """Return whether a process has ended; one that nobody has waited for has."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.mark.parametrize("damage", ["removed", "overwritten", "another's"])
+def test_a_daemon_whose_pid_file_is_damaged_is_found_by_its_socket(home: Home, damage: str) -> None:
+    with subprocess.Popen(["/bin/sleep", "600"]) as another:
+
+        def spoil() -> int:
+            pid, pid_file = home.status()["pid"], home.folder / "run" / "semanticd.pid"
+            if damage == "removed":
+                pid_file.unlink()
+            else:
+                pid_file.write_text("what?\n" if damage == "overwritten" else f"{another.pid}\n")
+            return int(pid)
+
+        try:
+            home.started()
+            first = spoil()
+            again = home.run("start")
+            assert (again.returncode, again.stdout.split(" at ")[0]) == (0, f"already running (pid {first})")
+            ran = home.run("restart", "--now", "--mlx-max-batch-size", "3")
+            assert (ran.returncode, ended(first)) == (0, True), ran.stderr
+            assert home.status()["engine"]["max_batch_size"] == 3
+            second = spoil()
+            ran = home.run("stop", "--now")
+            assert (ran.returncode, ended(second)) == (0, True), ran.stderr
+            assert f"stopped (pid {second})" in ran.stderr
+            assert home.run("status").returncode == 3
+            assert another.poll() is None
+        finally:
+            another.kill()
+
+
+def test_a_daemon_that_hangs_without_a_pid_file_is_ended(home: Home) -> None:
+    home.started()
+    pid = home.status()["pid"]
+    (home.folder / "run" / "semanticd.pid").unlink()
+    os.kill(pid, signal.SIGSTOP)
+    ran = home.run_impatiently("stop", "--now")
+    assert (ran.returncode, ended(pid)) == (0, True), ran.stderr
+    assert f"the daemon (pid {pid}) does not answer on its socket" in ran.stderr
+
+
+def test_a_removed_socket_is_made_again_and_clients_stay(home: Home) -> None:
+    home.started()
+    with ControlClient.connect(home.socket) as client:
+        pid = client.call("status")["pid"]
+        for gone in (home.socket, home.socket.parent):
+            shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+            until(lambda: home.run("status").returncode == 0, "the socket is there again")
+            assert home.status()["pid"] == client.call("status")["pid"] == pid
+            assert {oct(mode) for mode in modes([home.socket, home.socket.parent]).values()} == {
+                "0o140600",
+                "0o40700",
+            }
+    assert home.run("stop").returncode == 0
+    assert ended(pid)
+    assert not home.socket.exists()
+
+
+def test_a_daemon_without_a_socket_is_named_and_can_be_restarted(home: Home) -> None:
+    home.started()
+    pid = home.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)  # So that it does not make its socket again.
+    home.socket.unlink()
+    for words in (["status"], ["status", "--json"], ["agents", "list"]):
+        ran = home.run(*words)
+        assert (ran.returncode, ran.stdout) == (1, ""), words
+        assert f"a daemon is running (pid {pid}), but it does not listen on {home.socket}" in ran.stderr
+        assert "`semanticd restart --now`" in ran.stderr
+    ran = home.run_impatiently("restart", "--now")
+    assert (ran.returncode, ended(pid)) == (0, True), ran.stderr
+    assert home.status()["pid"] == home.pid
+
+
+def test_a_daemon_that_no_file_names_is_named_where_it_has_the_port(home: Home) -> None:
+    home.started()
+    pid, port = home.status()["pid"], home.status()["port"]
+    os.kill(pid, signal.SIGSTOP)
+    shutil.rmtree(home.socket.parent)
+    ran = home.run("start", "--port", str(port))
+    assert ran.returncode == 1
+    assert f"another semanticd (pid {pid}) listens there" in ran.stderr
+    assert f"`kill {pid}` ends it" in ran.stderr
+
+
+def test_another_program_at_the_socket_is_told_from_a_daemon(home: Home) -> None:
+    home.socket.parent.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(home.socket))
+        listener.listen()
+
+        def greet() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.sendall(b"220 ready\r\n")
+
+        greeting = threading.Thread(target=greet)
+        greeting.start()
+        try:
+            status, stop, start = (home.run(word) for word in ("status", "stop", "start"))
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            greeting.join(60)
+    assert status.returncode == start.returncode == 1
+    assert f"another program listens on {home.socket}" in status.stderr
+    assert (stop.returncode, stop.stderr) == (0, "no daemon is running\n")
+    assert f"a daemon, or another program, is listening on {home.socket} already" in start.stderr
 
 
 @pytest.mark.parametrize("variable", ["SEMANTIC_RUNTIME_DIR", "SEMANTIC_LOG_DIR", "SEMANTIC_AGENT_CACHE_DIR"])

@@ -589,6 +589,35 @@ async def test_a_slow_reader_loses_the_oldest_events_and_is_told_how_many(short_
         await quick.close()
 
 
+async def test_a_socket_that_is_gone_is_made_again_but_not_in_anothers_place(short_tmp_path: Path) -> None:
+    log = NullLog()
+
+    async def until_logged(*events: str) -> None:
+        async def logged() -> None:
+            while [line[1] for line in log.lines] != list(events):  # noqa: ASYNC110 (a list)
+                await asyncio.sleep(0.05)
+
+        await asyncio.wait_for(logged(), 60)
+
+    async with serving(short_tmp_path, log=log) as server:
+        early = await AsyncControlClient.connect(server.path)
+        server.path.unlink()
+        with socket.socket(socket.AF_UNIX) as another:
+            another.bind(str(server.path))
+            another.listen()
+            await until_logged("control_socket_lost")
+            # It was looked at, and stays.
+            connection, _ = await asyncio.to_thread(another.accept)
+            connection.close()
+        # Now it is stale.
+        await until_logged("control_socket_lost", "control_socket_made_anew")
+        late = await AsyncControlClient.connect(server.path)
+        assert await late.call("ping") == await early.call("ping") == {"pong": True}
+        await late.close()
+        await early.close()
+    assert not server.path.exists()
+
+
 async def test_another_user_is_refused(short_tmp_path: Path) -> None:
     log = NullLog()
     async with serving(short_tmp_path, uid_of=lambda _: os.getuid() + 1, log=log) as server:

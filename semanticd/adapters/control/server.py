@@ -1,7 +1,7 @@
 """ControlServer: the Unix socket in its private folder, and the clients on it.
 
 Rule: only this user gets in. The folder is 0700 and this user's, the socket 0600, and the kernel is asked for
-each peer's user id.
+each peer's user id. While the daemon lives, its socket is at its path: one that was removed is made again.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from semanticd.domain.errors import DaemonError
 _OURS = (SOCKET_NAME, "semanticd.pid")
 _CLOSE_GRACE_S = 2.0
 _PROBE_TIMEOUT_S = 2.0
+_LOOK_EVERY_S = 2.0
+"""Interval of looking whether the socket is still there, which a cleaner of temporary files may have removed."""
 
 
 class ControlServer:
@@ -58,6 +60,7 @@ class ControlServer:
         self._connections: dict[asyncio.Task[None], Connection] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._snapshots: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
 
     @property
     def num_clients(self) -> int:
@@ -70,19 +73,54 @@ class ControlServer:
         Raises:
             DaemonError: The folder is unfit, or another daemon is listening there.
         """
+        await self._listen()
+        self._keeping = asyncio.create_task(self._keep_listening())
+        self._snapshots = asyncio.create_task(
+            publish_snapshots(self._services, interval_s=self._limits.snapshot_interval_s, log=self._log)
+        )
+
+    async def _listen(self) -> None:
+        """Listen at the path, in place of the socket that was there before; clients that are connected stay."""
         prepare_folder(self.path.parent)
         await asyncio.to_thread(remove_stale_socket, self.path)
         listener = _bind(self.path)
         self._inode = self.path.stat().st_ino
+        before = self._server
         self._server = await asyncio.start_unix_server(self._accept, sock=listener)
-        self._snapshots = asyncio.create_task(
-            publish_snapshots(self._services, interval_s=self._limits.snapshot_interval_s, log=self._log)
-        )
+        if before is not None:
+            before.close()
+
+    async def _keep_listening(self) -> None:
+        """Make the socket again whenever it is gone; what lies there instead and is in use stays."""
+        failure = ""
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            if self._is_there():
+                continue
+            try:
+                await self._listen()
+            except (OSError, DaemonError) as error:
+                if failure != str(error):
+                    failure = str(error)
+                    self._log.error("control_socket_lost", reason=failure)
+            else:
+                failure = ""
+                self._log.warning("control_socket_made_anew", path=str(self.path))
+
+    def _is_there(self) -> bool:
+        # The number is given to no other file as long as we listen.
+        try:
+            return self.path.lstat().st_ino == self._inode
+        except OSError:
+            return False
 
     async def close(self) -> None:
         """Take no new clients, let running commands answer for a moment, close all connections. Idempotent."""
         if self._server is None:
             return
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
         self._server.close()
         self._server = None
         self._remove_socket()
@@ -97,7 +135,7 @@ class ControlServer:
         # Only our own: another daemon may have bound the name since. One that cannot be removed is stale, as after a
         # crash, and the next daemon removes it.
         with contextlib.suppress(OSError):
-            if self.path.stat().st_ino == self._inode:
+            if self._is_there():
                 self.path.unlink()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -189,7 +227,7 @@ def remove_stale_socket(path: Path) -> None:
     """Remove a socket that no process listens on.
 
     Raises:
-        DaemonError: A daemon is listening on the socket, or the path is not a socket.
+        DaemonError: A daemon or another program is listening on the socket, or the path is not a socket.
     """
     try:
         info = path.lstat()
@@ -206,7 +244,9 @@ def remove_stale_socket(path: Path) -> None:
             return
         except OSError as error:
             raise DaemonError(f"cannot determine whether a daemon is listening on {path}: {error}") from error
-    raise DaemonError(f"a daemon is listening on {path} already; `semanticd status` shows it")
+    raise DaemonError(
+        f"a daemon, or another program, is listening on {path} already; `semanticd status` says which"
+    )
 
 
 def _bind(path: Path) -> socket.socket:

@@ -27,7 +27,7 @@ def main() -> None:
     _open_missing_streams()
     import click
 
-    from semanticd.control.errors import ControlError, DaemonNotRunningError
+    from semanticd.control.errors import ControlError, DaemonNotRunningError, NoSocketError
     from semanticd.domain.errors import ConfigurationError, SemanticError
     from semanticd.entrypoints.cli.program import program
 
@@ -39,7 +39,7 @@ def main() -> None:
         _show(error)
         sys.exit(error.exit_code)
     except DaemonNotRunningError as error:
-        _end(str(error), EXIT_NOT_RUNNING)
+        _end(str(error), EXIT_FAILED if isinstance(error, NoSocketError) else EXIT_NOT_RUNNING)
     except ConfigurationError as error:
         _end(error.message, EXIT_USAGE)
     except (ControlError, SemanticError, ValueError) as error:

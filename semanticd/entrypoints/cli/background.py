@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from semanticd.adapters.config import Settings, effective, load_settings
 from semanticd.adapters.config.resolve import is_loopback
-from semanticd.adapters.process import PID_FILE, running_pid, spawn_detached
+from semanticd.adapters.process import spawn_detached
 from semanticd.control.address import socket_path_in
 from semanticd.control.client import ControlClient, ControlError
 from semanticd.control.python_command import python_module
@@ -23,6 +23,7 @@ from semanticd.entrypoints.cli.logs import pretty
 from semanticd.entrypoints.cli.options import as_arguments
 from semanticd.entrypoints.cli.output import narrate, print_text
 from semanticd.entrypoints.cli.progress import Progress
+from semanticd.entrypoints.cli.running import find_daemon
 from semanticd.entrypoints.cli.status import keeps_nothing
 
 OUTPUT_FILE = "semanticd.out"
@@ -44,22 +45,21 @@ def start_in_background(flags: dict[str, Any], *, timeout_s: float | None) -> in
         narrate(line)
     settings = loaded.settings
     socket = socket_path_in(settings.paths.runtime_dir)
-    pid_file = settings.paths.runtime_dir / PID_FILE
     wanted = {one.name: one.value for one in effective(loaded)}
-    if (pid := running_pid(pid_file)) is not None:
-        there = _wait(socket, lambda: running_pid(pid_file) == pid, states=_TAKES_COMMANDS)
+    if (daemon := find_daemon(socket)) is not None:
+        there = _wait(socket, daemon.is_alive, states=_TAKES_COMMANDS)
         if there is not None:
             return _already_running(there, socket, wanted, loaded.origins)
-        narrate(f"the stopping daemon (pid {pid}) has ended; starting a new one")
+        narrate(f"the stopping daemon (pid {daemon.pid}) has ended; starting a new one")
 
     output = settings.paths.log_dir / OUTPUT_FILE
     log = LogEnd(settings.paths.log_dir / "semanticd.log")
     command = [*python_module("semanticd"), "serve", *as_arguments(flags)]
     process = spawn_detached(command, output=output)
     ready = _wait(socket, lambda: process.poll() is None, states=_IS_UP, timeout_s=timeout_s)
-    if ready is None and process.poll() is not None and (winner := running_pid(pid_file)) is not None:
+    if ready is None and process.poll() is not None and (winner := find_daemon(socket)) is not None:
         # Two starts at once: the other one won, and is what the user wanted.
-        ready = _wait(socket, lambda: running_pid(pid_file) == winner, states=_TAKES_COMMANDS)
+        ready = _wait(socket, winner.is_alive, states=_TAKES_COMMANDS)
     if ready is not None and ready.pid != process.pid:
         return _already_running(ready, socket, wanted, loaded.origins)
     if ready is not None:

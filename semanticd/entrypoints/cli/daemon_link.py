@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semanticd.control.address import default_runtime_dir, socket_path_in
-from semanticd.control.errors import DaemonNotRunningError
+from semanticd.control.errors import DaemonNotRunningError, NoSocketError
 from semanticd.domain.errors import ConfigurationError
 from semanticd.entrypoints.cli.output import narrate
 
@@ -42,15 +42,28 @@ def connect(*, timeout_s: float | None = None) -> ControlClient:
     """Connect to the running daemon within `timeout_s` (None: the client's own).
 
     Raises:
-        DaemonNotRunningError: No daemon is running.
+        DaemonNotRunningError: No daemon is running, or, a `NoSocketError`, it has no socket.
     """
     path = socket_path()
     # Asked first, because it spares the commonest failure the import of the client.
     if not is_socket(path):
+        _refuse_one_without_socket(path)
         raise DaemonNotRunningError(path, "no socket")
     from semanticd.control.client import CONNECT_TIMEOUT_S, ControlClient
 
-    return ControlClient.connect(path, name="semanticd-cli", timeout_s=timeout_s or CONNECT_TIMEOUT_S)
+    try:
+        return ControlClient.connect(path, name="semanticd-cli", timeout_s=timeout_s or CONNECT_TIMEOUT_S)
+    except DaemonNotRunningError:
+        _refuse_one_without_socket(path)
+        raise
+
+
+def _refuse_one_without_socket(path: Path) -> None:
+    from semanticd.adapters.process import PID_FILE, is_locked, running_pid
+
+    pid_file = path.with_name(PID_FILE)
+    if is_locked(pid_file):
+        raise NoSocketError(path, running_pid(pid_file))
 
 
 def is_socket(path: Path) -> bool:

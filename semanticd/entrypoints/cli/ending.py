@@ -27,14 +27,15 @@ def stop_daemon(*, timeout_s: float | None, now: bool) -> bool:
     """End the daemon and wait until its process is gone; returns whether there was one.
 
     Raises:
-        DaemonError: It did not end in time.
+        DaemonError: It did not end in time, or nothing names its process.
     """
-    from semanticd.adapters.process import PID_FILE, kill, running_pid
+    from semanticd.adapters.process import kill
+    from semanticd.entrypoints.cli.running import find_daemon
 
-    pid_file = socket_path().with_name(PID_FILE)
-    pid = running_pid(pid_file)
-    if pid is None:
+    daemon = find_daemon(socket_path())
+    if daemon is None:
         return False
+    pid = daemon.pid
     patience_s = NOW_S if now else PERSIST_S
     drain_s: float | None = None
     answer = _ask_to_stop(pid, timeout_s=timeout_s, now=now)
@@ -57,7 +58,7 @@ def stop_daemon(*, timeout_s: float | None, now: bool) -> bool:
     deadline = began + patience_s
     drained = began + drain_s if drain_s is not None else None
     with _watching(drained=drained) as look:
-        while running_pid(pid_file) == pid:
+        while daemon.is_alive():
             if time.monotonic() > deadline:
                 if not now:
                     raise DaemonError(

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from semanticd.control.errors import ControlError, DaemonNotRunningError
+from semanticd.control.errors import ControlError, DaemonNotRunningError, NoSocketError
 from semanticd.control.results import ConfigResult, ConfigValue, StatusResult, read
 from semanticd.entrypoints.cli.daemon_link import connect
 from semanticd.entrypoints.cli.ending import stop_daemon
@@ -73,8 +73,8 @@ def _running() -> tuple[tuple[ConfigValue, ...] | None, StatusResult | None]:
         with connect() as client:
             settings = read(ConfigResult, client.call("config.show")).settings
             return settings, read(StatusResult, client.call("status"))
-    except DaemonNotRunningError:
-        return None, None
     except ControlError as error:
+        if isinstance(error, DaemonNotRunningError) and not isinstance(error, NoSocketError):
+            return None, None
         narrate(f"the running daemon does not report its start flags ({error}); its flags are not kept")
         return None, None

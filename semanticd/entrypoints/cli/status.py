@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import click
 
-from semanticd.control.errors import DaemonNotRunningError
+from semanticd.control.errors import DaemonNotRunningError, NoSocketError
 from semanticd.control.request_text import wait_text
 from semanticd.control.results import (
     CacheStats,
@@ -67,6 +67,8 @@ def status(*, as_json: bool, watch: bool, interval: float) -> None:
                 if not watch:
                     return
                 time.sleep(interval)
+    except NoSocketError:
+        raise
     except DaemonNotRunningError as error:
         if as_json:
             print_json({"state": "stopped"})

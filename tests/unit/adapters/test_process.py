@@ -16,10 +16,12 @@ import pytest
 from semanticd.adapters.process import (
     PidFile,
     bind_listener,
+    is_locked,
     is_supervised,
     kill,
     notify_supervisor,
     running_pid,
+    runs_daemon,
     spawn_detached,
     terminate,
     watchdog_interval_s,
@@ -72,6 +74,35 @@ def test_a_second_start_is_refused_with_the_first_ones_pid(tmp_path: Path) -> No
             PidFile.acquire(path)
         assert running_pid(path) == process.pid
         process.stdin.close()
+
+
+def test_a_pid_file_that_is_overwritten_is_still_locked(tmp_path: Path) -> None:
+    path = tmp_path / "semanticd.pid"
+    process = holder(path)
+    with process:
+        path.write_text("what?\n")
+        assert (is_locked(path), running_pid(path)) == (True, None)
+        process.stdin.close()
+    assert not is_locked(path)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["-m", "semanticd", "serve", "--port", "0"], True),
+        (["/usr/local/bin/semanticd", "serve"], True),
+        (["-m", "semanticd", "status"], False),
+        (["/usr/local/bin/serve", "semanticd"], False),
+        ([], False),
+    ],
+)
+def test_a_daemon_is_known_by_its_command_line(words: list[str], expected: bool) -> None:
+    command = [sys.executable, "-c", "print(flush=True); input()", *words]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert runs_daemon(process.pid) is expected
+    assert runs_daemon(process.pid) is False
 
 
 def test_on_a_full_disk_it_is_the_lock_that_says_who_runs(tmp_path: Path) -> None:

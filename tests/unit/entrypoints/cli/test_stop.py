@@ -34,8 +34,10 @@ def test_a_daemon_that_ends_while_it_is_asked_to_is_stopped(
         listener.listen()
 
         def end() -> None:
-            connection, _ = listener.accept()
-            connection.close()
+            # Asked which process it is, then whether that is a daemon, then to end.
+            for _ in range(3):
+                connection, _ = listener.accept()
+                connection.close()
             pid_file.release()
 
         ending = threading.Thread(target=end)
