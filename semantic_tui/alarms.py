@@ -116,6 +116,13 @@ def _disk(state: WatchState) -> list[Alarm]:
     cache, found = state.cache, []
     warm, cap, free = cache.warm_bytes, cache.warm_cap_bytes, cache.free_disk_bytes
     reserve = cache.disk_reserve_bytes
+    if cache.folder_problem is not None:
+        problem = cache.folder_problem
+        found.append(
+            Alarm(
+                "error", "cache folder gone", f"{problem[:1].upper()}{problem[1:]}. New state is in RAM only."
+            )
+        )
     if free is not None and free < reserve:
         found.append(
             Alarm(

@@ -121,6 +121,7 @@ class CacheStats:
     num_skipped_blocks: int = 0
     num_unsaved_agents: int = 0
     num_unsaved_responses: int = 0
+    folder_problem: str | None = None
 
     @property
     def used_bytes(self) -> int:

@@ -153,7 +153,7 @@ def build(
     )
     archive = DiskAgentArchive.open(warm.folder, write_queue=warm.write_queue, metrics=metrics, log=log)
     response_archive = DiskResponseArchive.open(
-        warm.folder.responses, clock=clock, log=log, ballast=warm.folder.ballast
+        warm.folder.responses, clock=clock, log=log, folder=warm.folder
     )
     responses = StoredResponses(archive=response_archive)
     kept = warm if ranks is None else ranks.keep_in(warm)

@@ -402,6 +402,7 @@ class _Life:
             device=daemon.device,
             trees=lambda: [PeerTree(one.model, one.fingerprint, one.layout) for one in daemon.shared.trees()],
             ranks=None if daemon.ranks is None else daemon.ranks.facts,
+            folder_problem=lambda: daemon.warm.stats().folder_problem,
         )
 
     async def show(self) -> SettingsInEffect:

@@ -47,6 +47,9 @@ _GIB = 1024**3
 _LOW_DISK_BYTES = 5 * _GIB
 _FULL_DISK_BYTES = _GIB // 2
 _HUB_TIMEOUT_S = 3.0
+_FOLDER_ADVICE = (
+    "once the folder is back, the daemon uses it within seconds; until then it keeps new state in memory only"
+)
 _NUM_TOKENS = 10
 
 Generate = Callable[[], Awaitable[int]]
@@ -72,20 +75,26 @@ class Doctor:
         device: DeviceMemory,
         trees: Callable[[], Sequence[PeerTree]] = tuple,
         ranks: Callable[[], Sequence[RankFacts]] | None = None,
+        folder_problem: Callable[[], str | None] = lambda: None,
     ) -> None:
         """`generate` asks the current model for a few tokens; `device` is what the models run on.
 
-        `trees` returns what is loaded, to be compared with what peers have; `ranks` the machines that compute together.
+        `trees` returns what is loaded, to be compared with what peers have; `ranks` the machines that compute together;
+        `folder_problem` why the cache folder in use is gone from its path, or None.
         """
         self._settings = settings
         self._device = device
         self._generate = generate
         self._trees = trees
         self._ranks = ranks
+        self._folder_problem = folder_problem
 
     async def run(self, generate: bool = True) -> DoctorReport:
         """Return all findings; the engine is used with `generate` only."""
-        findings = await asyncio.to_thread(lambda: list(examine(self._settings, device=self._device)))
+        problem = self._folder_problem()
+        findings = await asyncio.to_thread(
+            lambda: list(examine(self._settings, device=self._device, folder_problem=problem))
+        )
         findings += await check_peers(self._settings, self._trees())
         ranks = self._ranks() if self._ranks is not None else None
         findings += await asyncio.to_thread(check_ranks, self._settings, ranks)
@@ -115,8 +124,13 @@ def examine_here(*, generate: bool) -> DoctorReport:
     return report(findings)
 
 
-def examine(settings: Settings, *, device: DeviceMemory | None = None) -> Iterator[Finding]:
-    """Yield what every check finds, except the generation; `device` is the running daemon's (None: there is none)."""
+def examine(
+    settings: Settings, *, device: DeviceMemory | None = None, folder_problem: str | None = None
+) -> Iterator[Finding]:
+    """Yield what every check finds, except the generation; `device` is the running daemon's (None: there is none).
+
+    `folder_problem` is why the daemon's cache folder is gone: then what lies at its path is not judged.
+    """
     in_daemon = device is not None
     yield check_settings_file()
     yield check_platform()
@@ -130,8 +144,12 @@ def examine(settings: Settings, *, device: DeviceMemory | None = None) -> Iterat
         ("runtime", settings.paths.runtime_dir, True),
         ("logs", settings.paths.log_dir, False),
     ):
-        yield check_folder(name, folder, private=private)
-    yield check_disk(settings.agent.cache_dir, reserve_gb=settings.agent.disk_reserve_gb)
+        if name == "caches" and folder_problem is not None:
+            yield Finding(name, "error", folder_problem, _FOLDER_ADVICE)
+        else:
+            yield check_folder(name, folder, private=private)
+    if folder_problem is None:
+        yield check_disk(settings.agent.cache_dir, reserve_gb=settings.agent.disk_reserve_gb)
     yield check_socket(settings.paths.runtime_dir, in_daemon=in_daemon)
     yield check_port(settings.server.host, settings.server.port, in_daemon=in_daemon)
     yield check_models(settings, device)

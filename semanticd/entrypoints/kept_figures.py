@@ -18,6 +18,7 @@ from semanticd.adapters.disk.files.folder import CacheFolder
 from semanticd.application.ports.telemetry import Log
 from semanticd.application.services.history import History, KeptHistory
 from semanticd.application.services.savings import Savings
+from semanticd.domain.errors import CacheError
 
 SAVE_EVERY_S = 60.0
 _AFTER_A_DELETION_S = 1.0
@@ -32,6 +33,7 @@ class KeptFigures:
         self, folder: CacheFolder, *, savings: Savings, history: History, fs: FileSystem, log: Log
     ) -> None:
         """Keep these figures in the folder; nothing is read before `restore`."""
+        self._folder = folder
         self._savings = savings
         self._history = history
         self._savings_file = FiguresFile(folder.savings, version=_VERSION, fs=fs, log=log)
@@ -69,6 +71,10 @@ class KeptFigures:
         savings = self._savings.kept() if num_changes != self._num_saved else None
 
         def write() -> None:
+            try:
+                self._folder.keep_in_place(self._log)
+            except CacheError:
+                return  # another volume must not get them; the store logs the reason
             if savings is not None and self._savings_file.write(savings):
                 self._num_saved = num_changes
             self._history_file.write(history.plain())

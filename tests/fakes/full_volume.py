@@ -1,4 +1,4 @@
-"""A volume without a free byte: a real one where one may be mounted, and databases that say so."""
+"""Volumes that are full, or detached: real ones where they may be mounted, and databases that say so."""
 
 from __future__ import annotations
 
@@ -37,6 +37,16 @@ def small_volume(path: Path, *, num_bytes: int) -> Iterator[Path]:
         yield path
     finally:
         subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def attach(volume: Path, place: Path) -> None:
+    """Mount a volume that is mounted already at one more place, an empty folder: there it can be detached."""
+    subprocess.run(["mount", "--bind", str(volume), str(place)], check=True)
+
+
+def detach(place: Path) -> None:
+    """Take a volume away from a place, though files on it are open: these stay usable, as with a lazy unmount."""
+    subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def remount(volume: Path, *, read_only: bool) -> None:

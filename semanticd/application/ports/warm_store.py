@@ -70,7 +70,9 @@ class WarmStats:
     write_budget_bytes: int | None = None
     written_today_bytes: int = 0
     free_disk_bytes: int | None = None
-    """Free bytes of the volume; None before the first check."""
+    """Free bytes of the volume; None before the first check, and while the folder is gone."""
+    folder_problem: str | None = None
+    """Reason and remedy while the folder is gone from its path: nothing is stored, or removed on request."""
     recovered_share: float | None = None
     """Share of the folder that was scanned after an unclean end, from 0 to 1; None if no scan runs."""
 
@@ -167,7 +169,7 @@ class WarmStore(Protocol):
         With `dry_run` nothing is removed, and the bytes are those that would be.
 
         Raises:
-            CacheError: The index cannot be read or changed.
+            CacheError: The folder is gone, or the index or the disk refuses.
             StorageFullError: The index cannot be changed because the disk is full (a CacheError).
         """
 

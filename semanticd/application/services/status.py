@@ -215,6 +215,7 @@ class StatusService:
             num_skipped_blocks=counters.skipped_blocks,
             num_unsaved_agents=num_agents,
             num_unsaved_responses=num_responses,
+            folder_problem=warm.folder_problem,
         )
 
 

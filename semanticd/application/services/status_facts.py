@@ -98,7 +98,7 @@ class CacheFacts:
     recovered_share: float | None
     """Share of the cache folder scanned after an unclean end, from 0 to 1; None: finished."""
     free_disk_bytes: int | None
-    """Free bytes on the warm tier's volume; None if unknown."""
+    """Free bytes on the warm tier's volume; None if unknown, or if the cache folder is gone."""
     disk_reserve_bytes: int
     """Bytes to keep free on it: no block is written below this."""
     num_refused_blocks: int
@@ -117,6 +117,8 @@ class CacheFacts:
     """Agents whose newest state the disk refused: it is in memory only, and tried again."""
     num_unsaved_responses: int
     """Responses that the disk refused since the start: they are kept in memory only, while there is room."""
+    folder_problem: str | None = field(default=None, metadata=IF_KNOWN)
+    """Reason and remedy while the cache folder is gone from its path, with its volume for example."""
 
 
 @dataclass(frozen=True, slots=True)

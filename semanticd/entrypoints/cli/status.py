@@ -129,6 +129,8 @@ def render(status: StatusResult, requests: Sequence[RequestRow] = ()) -> str:
     lines += [
         f"{'ranks' if number == 0 else '':<8} {_rank(rank)}" for number, rank in enumerate(status.ranks)
     ]
+    if cache.folder_problem is not None:
+        lines.append(f"folder   {cache.folder_problem}")
     if (unsaved := unsaved_text(cache)) is not None:
         lines.append(f"unsaved  {unsaved}")
     if (outcomes := status.outcomes) is not None:
@@ -199,7 +201,12 @@ def unsaved_text(cache: CacheStats) -> str | None:
     parts = [f"{number} {name}{'s' if number > 1 else ''}" for number, name in counts if number]
     if not parts:
         return None
-    return f"{' and '.join(parts)} in memory only: the disk refused them; is it full? See `semanticd logs`"
+    reason = (
+        "the disk refused them; is it full? See `semanticd logs`"
+        if cache.folder_problem is None
+        else "the cache folder is gone"
+    )
+    return f"{' and '.join(parts)} in memory only: {reason}"
 
 
 def _computed_in(status: StatusResult) -> str:

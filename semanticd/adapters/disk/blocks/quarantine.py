@@ -30,9 +30,14 @@ class Quarantine:
     def take(self, path: Path) -> None:
         """Move a file here (remove it if that fails); the oldest files beyond the bound are removed.
 
+        A symbolic link is removed: it has nothing to inspect, and what it leads to is not ours.
+
         Raises:
             OSError: The file can be neither moved nor removed.
         """
+        if self._fs.is_link(path):
+            self._fs.remove(path)
+            return
         # The time in front makes names sort by age.
         target = self._folder / f"{time.time_ns():020d}-{path.name}"
         try:

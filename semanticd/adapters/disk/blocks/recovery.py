@@ -17,7 +17,7 @@ from pathlib import Path
 from semanticd.adapters.disk.blocks.codec import BlockHeader, BrokenBlockError, decode_header, header_bytes
 from semanticd.adapters.disk.blocks.index_rows import NewBlock
 from semanticd.adapters.disk.blocks.repository import BlockRepository
-from semanticd.adapters.disk.files.atomic import TEMP_SUFFIX, FileSystem
+from semanticd.adapters.disk.files.atomic import TEMP_SUFFIX, FileSystem, NotRegularFileError
 from semanticd.adapters.disk.files.folder import SHARDS, hash_of
 from semanticd.application.ports.telemetry import Log
 from semanticd.domain.ids import BlockHash, ModelFingerprint
@@ -50,7 +50,9 @@ def survey_shard(storage: BlockRepository, shard: str) -> Survey:
     """
     rows = {storage.folder.block_path(s.fingerprint, s.block_hash): s for s in storage.index.shard(shard)}
     found = Survey(num_rows=len(rows))
+    storage.folder.require()
     files = set(storage.folder.shard_files(shard))
+    storage.folder.require()  # what lies in another volume's place says nothing about these rows
     found.missing = [stored.block_hash for path, stored in rows.items() if path not in files]
     for path in sorted(files - rows.keys()):
         (found.leftover if hash_of(path) is None else found.unindexed).append(path)
@@ -166,7 +168,7 @@ def _read_row(storage: BlockRepository, path: Path, *, log: Log) -> NewBlock | N
         if path != storage.folder.block_path(header.fingerprint, expected):
             raise BrokenBlockError("the file lies in another model's folder")
         used_at = storage.fs.modified_at(path)
-    except BrokenBlockError as error:
+    except (BrokenBlockError, NotRegularFileError) as error:
         storage.quarantine(path, block_hash=None, reason=str(error))
         return None
     except OSError as error:

@@ -25,7 +25,7 @@ from semanticd.adapters.disk.blocks.index import BlockIndex
 from semanticd.adapters.disk.blocks.index_rows import NewBlock, StoredBlock
 from semanticd.adapters.disk.blocks.quarantine import Quarantine
 from semanticd.adapters.disk.blocks.write_batch import OutgoingBlock, Stored, groups_of, leading, total_bytes
-from semanticd.adapters.disk.files.atomic import FileSystem, write_group
+from semanticd.adapters.disk.files.atomic import FileSystem, NotRegularFileError, write_group
 from semanticd.adapters.disk.files.database import is_damage, is_out_of_room
 from semanticd.adapters.disk.files.folder import SHARDS, CacheFolder, hash_of
 from semanticd.adapters.disk.files.rare_log import RareLog
@@ -184,7 +184,7 @@ class BlockRepository:
         except FileNotFoundError:
             self.forget_missing(block_hash)
             return None
-        except BrokenBlockError as error:
+        except (BrokenBlockError, NotRegularFileError) as error:
             if self.quarantine(path, block_hash=block_hash, reason=str(error)) or not again:
                 return None
             return self.read_file(block_hash, again=False)
@@ -225,14 +225,19 @@ class BlockRepository:
                 self._lost.pop(name, None)
 
     def forget_missing(self, block_hash: BlockHash) -> bool:
-        """Remove the row of a block whose file is gone; False when the row is gone or the file is back."""
+        """Remove the row of a block whose file is gone.
+
+        Returns False, and removes nothing, where the row is gone, the file is back, or the whole folder is gone.
+        """
         with self._changing:
             stored = self.index.stored(block_hash)
             if stored is None or self._exists(self.folder.block_path(stored.fingerprint, block_hash)):
                 return False
+            self.note_lost([block_hash], "missing")
+            if not self.folder.is_in_place:
+                return False  # its volume may be attached again, with the file
             self._metrics.count("warm_missing_files_total")
             self._log.warning("block_file_missing", block=block_hash.hex())
-            self.note_lost([block_hash], "missing")
             self.index.remove([block_hash])
             self._settle()
             return True

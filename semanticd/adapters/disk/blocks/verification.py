@@ -9,7 +9,7 @@ from semanticd.adapters.disk.blocks.codec import BrokenBlockError, decode
 from semanticd.adapters.disk.blocks.index_rows import StoredBlock
 from semanticd.adapters.disk.blocks.recovery import adopt_files, reconcile, survey_shard
 from semanticd.adapters.disk.blocks.repository import BlockRepository
-from semanticd.adapters.disk.files.atomic import TEMP_SUFFIX
+from semanticd.adapters.disk.files.atomic import TEMP_SUFFIX, NotRegularFileError
 from semanticd.adapters.disk.files.folder import SHARDS
 from semanticd.application.ports.telemetry import Log
 from semanticd.application.ports.warm_store import VerifyReport
@@ -64,7 +64,7 @@ def _is_whole(storage: BlockRepository, stored: StoredBlock, *, fix: bool) -> bo
     path = storage.folder.block_path(stored.fingerprint, stored.block_hash)
     try:
         decode(storage.fs.read(path), expected=stored.block_hash)
-    except BrokenBlockError as error:
+    except (BrokenBlockError, NotRegularFileError) as error:
         if fix:
             storage.quarantine(path, block_hash=stored.block_hash, reason=str(error))
         return False

@@ -396,6 +396,7 @@ class DiskWarmStore:
             self._keep_in_place()
         except (CacheError, sqlite3.Error, OSError) as error:
             self._rare_log.warning("cache_folder_not_made_anew", error=str(error))
+            self._look_at_free_disk()
             return
         self._write_touches()
         self._storage.remove_fileless()
@@ -433,6 +434,9 @@ class DiskWarmStore:
 
     def _look_at_free_disk(self) -> None:
         # On the writing thread: a volume that does not answer holds up nothing but writing.
+        if not self.folder.is_in_place:
+            self._free_disk_bytes = None  # what lies there now may be another volume
+            return
         with contextlib.suppress(OSError):
             self._free_disk_bytes = self._storage.free_disk_bytes()
 
@@ -486,6 +490,7 @@ class DiskWarmStore:
         Raises:
             CacheError: The folder or the index cannot be read.
         """
+        self._require_folder()
         try:
             return verify(self._storage, fix=fix, stop=self._stop, log=self._log)
         except (OSError, sqlite3.Error) as error:
@@ -497,6 +502,7 @@ class DiskWarmStore:
         Raises:
             CacheError: As in the port.
         """
+        self._require_folder()
         self._write_touches()
         target = self._storage.cap_bytes if target_bytes is None else target_bytes
         if target is None:
@@ -508,17 +514,34 @@ class DiskWarmStore:
         """Return the bytes removed.
 
         Raises:
-            CacheError: The index refuses the change.
+            CacheError: The index or the disk refuses the change.
         """
         try:
             return remove()
-        except sqlite3.Error as error:
-            self._log_index_error(error)
+        except (sqlite3.Error, OSError) as error:
+            what = "the disk"
+            if isinstance(error, sqlite3.Error):
+                self._log_index_error(error)
+                what = "its index"
             is_full = is_out_of_room(error, folder=self.folder.root)
             remedy = "make room on the disk" if is_full else "check the disk and its permissions"
             raise (StorageFullError if is_full else CacheError)(
-                f"cannot remove blocks from the cache folder {self.folder.root}: its index refuses ({error}); {remedy}"
+                f"cannot remove blocks from the cache folder {self.folder.root}: {what} refuses ({error}); {remedy}"
             ) from error
+
+    def _require_folder(self) -> None:
+        """Make sure that the folder and its index are in place, before what is stored is changed on request.
+
+        Not on the writing thread.
+
+        Raises:
+            CacheError: The folder is gone, and the message says what to do.
+        """
+        self.folder.keep_in_place(self._log)
+        if not self._index.place.is_held():
+            # The index is replaced on the writing thread, before this returns.
+            self.write_queue.put(self._keep_in_place)
+            self.write_queue.flush()
 
     def sizes(self) -> tuple[ModelSize, ...]:
         """Return what each model's blocks take, largest first."""
@@ -531,12 +554,13 @@ class DiskWarmStore:
         Raises:
             CacheError: As in the port.
         """
+        self._require_folder()
         self._pending.cancel(lambda record: fingerprint in (None, record.fingerprint))
         return self._removal(lambda: self._storage.clear(fingerprint))
 
     def stats(self) -> WarmStats:
         """Return the store's numbers; waits for nothing."""
-        storage, counters = self._storage, self._storage.counters
+        storage, counters, problem = self._storage, self._storage.counters, self.folder.problem
         return WarmStats(
             num_blocks=storage.totals.num_blocks,
             bytes_stored=storage.bytes_stored,
@@ -553,7 +577,8 @@ class DiskWarmStore:
             pending_writes=self._pending.num_records,
             write_budget_bytes=self._options.write_budget_bytes,
             written_today_bytes=storage.written_today_bytes,
-            free_disk_bytes=self._free_disk_bytes,
+            free_disk_bytes=self._free_disk_bytes if problem is None else None,
+            folder_problem=problem,
             recovered_share=None if self._recovery is None else self._recovery.share,
         )
 

@@ -29,6 +29,10 @@ _MAX_WRITE_BYTES = 64 * 1024 * 1024
 _counter = itertools.count()
 
 
+class NotRegularFileError(OSError):
+    """A link, a named pipe, a folder or a device lies in the place of a file; it is never followed nor read."""
+
+
 @dataclass(frozen=True, slots=True)
 class NewFile:
     """A file to be written: its final path and its content in pieces, which may be made as they are written."""
@@ -115,8 +119,12 @@ class FileSystem:
             return []
 
     def size(self, path: Path) -> int:
-        """Return a file's size in bytes."""
-        return path.stat().st_size
+        """Return the size in bytes of what lies at a path; a link is not followed."""
+        return path.lstat().st_size
+
+    def is_link(self, path: Path) -> bool:
+        """Return whether a symbolic link lies at a path."""
+        return path.is_symlink()
 
     def write_small(self, path: Path, data: bytes) -> None:
         """Write a small file of our own, readable by the user only.
@@ -139,14 +147,23 @@ class FileSystem:
         return path.stat().st_mtime
 
     def open_regular(self, path: Path) -> io.FileIO:
-        """Open a regular file for reading, unbuffered, so that a block's bytes are copied once."""
+        """Open a regular file for reading, unbuffered, so that a block's bytes are copied once.
+
+        Raises:
+            NotRegularFileError: Something else lies there.
+            OSError: It cannot be opened.
+        """
         # A named pipe in the place of a block must not make us wait, nor a link lead us elsewhere.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-        file = io.FileIO(fd, "rb")
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except OSError as error:
+            if path.is_symlink():
+                raise NotRegularFileError(error.errno, "it is a symbolic link", str(path)) from error
+            raise
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            file.close()
-            raise FileNotFoundError(f"{path} is not a regular file")
-        return file
+            os.close(fd)
+            raise NotRegularFileError(errno.EINVAL, "it is not a regular file", str(path))
+        return io.FileIO(fd, "rb")
 
 
 def write_group(fs: FileSystem, files: Sequence[NewFile]) -> None:

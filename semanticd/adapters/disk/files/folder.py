@@ -9,6 +9,7 @@ again before the next write: writes to removed files are lost without an error.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import threading
@@ -81,6 +82,8 @@ class CacheFolder:
         self._lock_fd: int | None = owned.lock_fd
         self._place = owned.place
         self._placing = threading.Lock()
+        self.problem: str | None = None
+        """Reason and remedy while the folder is gone and cannot be made again, as last found by `keep_in_place`."""
 
     @classmethod
     def open(cls, root: Path, *, fs: FileSystem) -> CacheFolder:
@@ -118,6 +121,20 @@ class CacheFolder:
                 f"{remedy} or choose another with SEMANTIC_AGENT_CACHE_DIR"
             ) from error
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the folder that is owned lies at its path."""
+        return self._place.is_held()
+
+    def require(self) -> None:
+        """Do nothing while the folder that is owned lies at its path.
+
+        Raises:
+            OSError: It does not.
+        """
+        if not self.is_in_place:
+            raise FileNotFoundError(errno.ENOENT, "the cache folder is gone", str(self.root))
+
     def keep_in_place(self, log: Log) -> None:
         """Recreate and own the folder if it was removed; callable from any thread.
 
@@ -125,22 +142,35 @@ class CacheFolder:
             CacheError: Its volume is not there any more, another process owns what lies there, or it cannot be made.
         """
         with self._placing:
-            if self._lock_fd is None or self._place.is_held():
-                return
-            if not self._place.volume_is_there():
-                raise CacheError(
-                    f"the cache folder {self.root} is gone, with its volume; attach the volume, or restart with another"
-                    " SEMANTIC_AGENT_CACHE_DIR"
-                )
-            owned = self._own(self.root, fs=self._fs)
-            os.close(self._lock_fd)
-            self._lock_fd, self._place = owned.lock_fd, owned.place
-        log.error(
-            "cache_folder_made_anew",
-            path=str(self.root),
-            reason="it was removed or replaced while it was used",
-            remedy="stop the daemon before you remove it",
-        )
+            try:
+                was_made = self._take_place()
+            except CacheError as error:
+                self.problem = error.message
+                raise
+            if self.problem is not None:
+                log.info("cache_folder_is_back", path=str(self.root))
+            self.problem = None
+        if was_made:
+            log.error(
+                "cache_folder_made_anew",
+                path=str(self.root),
+                reason="it was removed or replaced while it was used",
+                remedy="stop the daemon before you remove it",
+            )
+
+    def _take_place(self) -> bool:
+        """Own what lies at the folder's path now; returns whether that is another folder than before."""
+        if self._lock_fd is None or self._place.is_held():
+            return False
+        if not self._place.volume_is_there():
+            raise CacheError(
+                f"the cache folder {self.root} is gone, with its volume; attach the volume again, or run "
+                "`semanticd restart`, which uses what lies there now (SEMANTIC_AGENT_CACHE_DIR names another folder)"
+            )
+        owned = self._own(self.root, fs=self._fs)
+        os.close(self._lock_fd)
+        self._lock_fd, self._place = owned.lock_fd, owned.place
+        return True
 
     def block_path(self, fingerprint: ModelFingerprint, block_hash: BlockHash) -> Path:
         """Return where a block's file belongs."""
@@ -159,8 +189,11 @@ class CacheFolder:
         return safe or "model"
 
     def model_folders(self) -> list[Path]:
-        """Return the folders that hold models' blocks."""
-        return sorted(path for path in self.blocks.iterdir() if path.is_dir() and not path.is_symlink())
+        """Return the folders that hold models' blocks; none where there is no folder of blocks."""
+        try:
+            return sorted(path for path in self.blocks.iterdir() if path.is_dir() and not path.is_symlink())
+        except FileNotFoundError:
+            return []
 
     def shard_files(self, shard: str) -> list[Path]:
         """Return everything that lies in the folders of one two-digit shard, over all models."""
@@ -183,7 +216,7 @@ class CacheFolder:
         """Release the folder; `clean`: files and index agree. Idempotent."""
         if self._lock_fd is None:
             return
-        if clean:
+        if clean and self._place.is_held():
             with contextlib.suppress(OSError):
                 (self.root / "unclean").unlink(missing_ok=True)
         os.close(self._lock_fd)

@@ -17,6 +17,7 @@ class FilePlace:
     path: Path
     device: int
     inode: int
+    modified_ns: int
 
     @classmethod
     def of(cls, path: Path) -> FilePlace:
@@ -26,7 +27,7 @@ class FilePlace:
             OSError: There is none, or it cannot be read.
         """
         info = path.stat()
-        return cls(path, info.st_dev, info.st_ino)
+        return cls(path, info.st_dev, info.st_ino, info.st_mtime_ns)
 
     def is_held(self) -> bool:
         """Return whether the file still exists and no other file has replaced it."""
@@ -39,9 +40,15 @@ class FilePlace:
         return (info.st_dev, info.st_ino) == (self.device, self.inode)
 
     def volume_is_there(self) -> bool:
-        """Return whether a file created at this path would lie on the same volume as before."""
+        """Return whether a file created at this path would lie on the same volume as before.
+
+        A volume that was attached again may be another device; then the file itself is there, as it was.
+        """
         folder = next((folder for folder in self.path.parents if folder.is_dir()), None)
         try:
-            return folder is not None and folder.stat().st_dev == self.device
+            if folder is None or folder.stat().st_dev == self.device:
+                return folder is not None
+            info = self.path.lstat()
         except OSError:
             return False
+        return (info.st_ino, info.st_mtime_ns) == (self.inode, self.modified_ns)

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from semanticd.adapters.disk.files.ballast import Ballast
 from semanticd.adapters.disk.files.database import files_set_aside, is_damage, is_out_of_room, set_aside
+from semanticd.adapters.disk.files.folder import CacheFolder
 from semanticd.adapters.disk.files.write_queue import WriteQueue
 from semanticd.adapters.disk.responses.tables import ResponseTables
 from semanticd.application.ports.response_archive import StoredResponse
@@ -57,10 +58,11 @@ class DiskResponseArchive:
         log: Log,
         bounds: _Bounds,
         idle_s: float,
-        ballast: Ballast | None,
+        folder: CacheFolder | None,
     ) -> None:
         """Take over open tables of the database at `path`; after `idle_s` without a job it looks what to try again."""
-        self._ballast = ballast
+        self._folder = folder
+        self._ballast = None if folder is None else folder.ballast
         self._tables = tables
         self._path = path
         self._clock = clock
@@ -90,18 +92,19 @@ class DiskResponseArchive:
         max_bytes: int = LIMITS.archived_responses_bytes,
         max_age_days: float = LIMITS.archived_responses_days,
         idle_s: float = 2.0,
-        ballast: Ballast | None = None,
+        folder: CacheFolder | None = None,
     ) -> DiskResponseArchive:
         """Open the database; a damaged one is set aside as `….damaged` and an empty one begun.
 
-        `ballast` is given up where a full disk refuses a deletion.
+        `folder` is where the database lies: nothing is written while it is gone, and its ballast is given up where a
+        full disk refuses a deletion.
 
         Raises:
             CacheError: the file cannot be opened, or a newer version wrote it.
         """
         try:
             try:
-                tables = _with_room(ballast, lambda: ResponseTables(path))
+                tables = _with_room(None if folder is None else folder.ballast, lambda: ResponseTables(path))
             except sqlite3.DatabaseError as error:
                 if not is_damage(error):
                     raise
@@ -119,7 +122,7 @@ class DiskResponseArchive:
             log=log,
             bounds=_Bounds(max_bytes, max_age_days * _DAY_S),
             idle_s=idle_s,
-            ballast=ballast,
+            folder=folder,
         )
 
     @property
@@ -352,10 +355,12 @@ class DiskResponseArchive:
         """Open the database again where its file was removed.
 
         Raises:
-            CacheError: A newer version wrote what lies there now.
+            CacheError: The folder is gone, or a newer version wrote what lies there now.
             sqlite3.Error: It cannot be opened.
             OSError: Its file cannot be made.
         """
+        if self._folder is not None:
+            self._folder.keep_in_place(self._log)
         if not self._tables.place.is_held():
             self._log.error("responses_opened_anew", path=str(self._path), reason="the file was removed")
             self._tables.close()

@@ -45,7 +45,7 @@ class Disk:
         folder = self.warm.folder
         self.agents = DiskAgentArchive.open(folder, write_queue=self.warm.write_queue)
         self.responses = DiskResponseArchive.open(
-            folder.responses, clock=ManualClock(), log=RecordingLog(), ballast=folder.ballast
+            folder.responses, clock=ManualClock(), log=RecordingLog(), folder=folder
         )
         self.flush()
 

@@ -40,7 +40,9 @@ def stores(root: Path) -> Iterator[Stores]:
     log = RecordingLog()
     warm = DiskWarmStore.open(root, options=WarmOptions(verify_every_s=None), log=log)
     agents = DiskAgentArchive.open(warm.folder, write_queue=warm.write_queue, log=log)
-    responses = DiskResponseArchive.open(warm.folder.responses, clock=ManualClock(), log=log)
+    responses = DiskResponseArchive.open(
+        warm.folder.responses, clock=ManualClock(), log=log, folder=warm.folder
+    )
     try:
         yield Stores(warm, agents, responses, log)
     finally:

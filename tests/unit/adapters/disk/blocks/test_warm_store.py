@@ -861,3 +861,68 @@ def test_the_blocks_are_marked_as_a_cache_and_the_agents_are_not(open_store: Ope
     assert not (store.folder.root / "CACHEDIR.TAG").exists()
     assert store.clear() == 0
     assert tag.exists()
+
+
+def replace_by(what: str, path: Path, elsewhere: Path) -> None:
+    """Move a block's file away, and leave something else in its place."""
+    path.rename(elsewhere)
+    if what == "link":
+        path.symlink_to(elsewhere)
+    elif what == "dangling link":
+        path.symlink_to(elsewhere.with_name("nowhere"))
+    elif what == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+
+
+@pytest.mark.parametrize("found_by", ["reading", "writing", "verifying", "the next start"])
+@pytest.mark.parametrize("what", ["link", "dangling link", "pipe", "folder"])
+def test_what_is_no_file_in_a_blocks_place_is_damage_and_the_block_is_written_again(
+    open_store: Open, tmp_path: Path, what: str, found_by: str
+) -> None:
+    store = open_store()
+    chain = make_chain(3)
+    store.write(chain).result(60)
+    moved = [tmp_path / f"moved-{number}" for number in range(3)]
+    for record, elsewhere in zip(chain, moved, strict=True):
+        replace_by(what, path_of(store, record), elsewhere)
+    if found_by == "reading":
+        assert all(store.read(name).result(60) is None for name in names(chain))
+        assert store.lost_file(names(chain)) == "damaged"
+        assert store.stats().num_quarantined == 3
+    elif found_by == "verifying":
+        assert store.verify(fix=True).num_broken == 3
+        assert store.stats().num_quarantined == 3
+    elif found_by == "the next start":
+        store.folder.index.unlink()
+        store.close()
+        store = open_store()
+        settle(store)
+        assert store.stats().num_quarantined == 3
+    if found_by != "writing":
+        assert not any(os.path.lexists(path_of(store, record)) for record in chain)
+    assert store.write(chain).result(60).num_written == 3
+    assert all(stat.S_ISREG(path_of(store, record).lstat().st_mode) for record in chain)
+    assert all(same(store.read(r.block.block_hash).result(60), r) for r in chain)
+    # What a link leads to is not ours: it is neither read nor removed.
+    assert all(elsewhere.is_file() for elsewhere in moved)
+    assert not any(path.is_symlink() for path in store.folder.quarantine.iterdir())
+
+
+def test_a_deleted_block_whose_file_became_a_link_leaves_none(open_store: Open, tmp_path: Path) -> None:
+    store = open_store()
+    (record,) = make_chain(1)
+    store.write([record]).result(60)
+    replace_by("link", path_of(store, record), tmp_path / "moved")
+    store.delete([record.block.block_hash]).result(60)
+    assert not os.path.lexists(path_of(store, record))
+    assert (tmp_path / "moved").is_file()
+
+
+def test_a_folder_of_blocks_that_was_removed_is_no_failure_of_clearing(open_store: Open) -> None:
+    store = open_store()
+    store.write(make_chain(2)).result(60)
+    store.folder.blocks.rename(store.folder.blocks.with_name("moved"))
+    assert store.clear() > 0
+    assert store.stats().num_blocks == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,3 +36,14 @@ def test_a_path_whose_volume_was_taken_away_is_not_to_be_made_again_on_another(t
     file.parent.rmdir()
     assert place.volume_is_there()
     assert not replace(place, device=place.device + 1).volume_is_there()
+
+
+def test_a_volume_that_was_attached_again_as_another_device_is_there_with_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "folder" / "file"
+    file.parent.mkdir()
+    file.write_bytes(b"1")
+    place = replace(FilePlace.of(file), device=FilePlace.of(file).device + 1)
+    assert not place.is_held()
+    assert place.volume_is_there()
+    os.utime(file, ns=(0, 0))
+    assert not place.volume_is_there(), "a file that was written by another daemon"
