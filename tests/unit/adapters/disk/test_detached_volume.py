@@ -150,6 +150,7 @@ def test_a_folder_that_was_moved_on_its_volume_is_used_again(tmp_path: Path, wha
         held.warm.write(chain).result(60)
         held.agents.save(full_agent("before"))
         assert held.warm.flush(60)
+        assert held.warm.recovery is None or held.warm.recovery.wait(60)
         root.rename(elsewhere)
         if what == "removed and made anew":
             shutil.rmtree(elsewhere)

@@ -884,6 +884,7 @@ def test_what_is_no_file_in_a_blocks_place_is_damage_and_the_block_is_written_ag
     store = open_store()
     chain = make_chain(3)
     store.write(chain).result(60)
+    settle(store)
     moved = [tmp_path / f"moved-{number}" for number in range(3)]
     for record, elsewhere in zip(chain, moved, strict=True):
         replace_by(what, path_of(store, record), elsewhere)
@@ -914,6 +915,7 @@ def test_a_deleted_block_whose_file_became_a_link_leaves_none(open_store: Open, 
     store = open_store()
     (record,) = make_chain(1)
     store.write([record]).result(60)
+    settle(store)
     replace_by("link", path_of(store, record), tmp_path / "moved")
     store.delete([record.block.block_hash]).result(60)
     assert not os.path.lexists(path_of(store, record))
@@ -923,6 +925,7 @@ def test_a_deleted_block_whose_file_became_a_link_leaves_none(open_store: Open, 
 def test_a_folder_of_blocks_that_was_removed_is_no_failure_of_clearing(open_store: Open) -> None:
     store = open_store()
     store.write(make_chain(2)).result(60)
+    settle(store)
     store.folder.blocks.rename(store.folder.blocks.with_name("moved"))
     assert store.clear() > 0
     assert store.stats().num_blocks == 0
