@@ -5,8 +5,9 @@ Text that could still become a stop string is held back until it is certain that
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +19,31 @@ class StopResult:
 
 
 @dataclass(frozen=True, slots=True)
+class TextPiece:
+    """A part of an answer's text."""
+
+    text: str
+    is_visible: bool
+    """Whether the client sees it: it is neither thinking nor a part of a call."""
+
+
+class AnswerParts(Protocol):
+    """Separates the visible text of one answer from thinking and calls."""
+
+    def feed(self, text: str) -> Iterable[TextPiece]:
+        """Take more text; return the pieces that it decides."""
+
+    def finish(self, *, cut: bool) -> Iterable[TextPiece]:
+        """Return the text held back, at the end of the answer or where the answer was `cut`."""
+
+
+@dataclass(frozen=True, slots=True)
 class VisibleStops:
     """Stop strings that count only in text that the client sees, not in thinking or in the JSON of a call."""
 
     stops: tuple[str, ...]
-    hidden: tuple[tuple[str, str], ...]
-    """Start and end of a hidden part; with an empty end, it never ends."""
-    begins_hidden: str | None = None
-    """End of the hidden part in which the answer begins; None: it begins with visible text."""
+    parts: Callable[[], AnswerParts]
+    """Makes the reading of one answer."""
 
 
 class StopMatcher:
@@ -33,50 +51,51 @@ class StopMatcher:
 
     def __init__(self, stops: Sequence[str] | VisibleStops) -> None:
         """Watch for these strings; empty ones are ignored."""
-        visible = stops if isinstance(stops, VisibleStops) else VisibleStops(tuple(stops), ())
-        self._stops = tuple(stop for stop in visible.stops if stop)
-        self._hidden = visible.hidden
-        self._ends_with = visible.begins_hidden
-        self._unread = ""
+        self._parts: AnswerParts | None = None
+        if isinstance(stops, VisibleStops):
+            self._parts, stops = stops.parts(), stops.stops
+        self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
 
     def feed(self, text: str) -> StopResult:
         """Take more text; after a match nothing more may be fed."""
         if not self._stops:
             return StopResult(text)
-        if not self._hidden:
+        if self._parts is None:
             return self._feed_visible(text)
-        self._unread += text
         passed: list[str] = []
-        while True:
-            marks = dict(self._hidden) if self._ends_with is None else {self._ends_with: None}
-            found = [(at, mark) for mark in marks if mark and (at := self._unread.find(mark)) >= 0]
-            at, mark = min(found, default=(len(self._unread) - _overlap(self._unread, marks), ""))
-            before, self._unread = self._unread[:at], self._unread[at + len(mark) :]
-            matched = self._pass(before, passed, last=bool(mark))
-            if matched is not None or not mark:
-                return StopResult("".join(passed), matched)
-            passed.append(mark)
-            self._ends_with = marks[mark]
-
-    def _pass(self, text: str, passed: list[str], *, last: bool) -> str | None:
-        """Take text up to a mark (`last`) or to where one may begin; return the stop string that was completed."""
-        if self._ends_with is not None:
-            passed.append(text)
-            return None
-        result = self._feed_visible(text)
-        passed.append(result.text)
-        if result.matched is None and last:
-            result = self._finish_visible()
-            passed.append(result.text)
-        return result.matched
-
-    def finish(self) -> StopResult:
-        """Return the text held back, at the end of the answer."""
-        passed: list[str] = []
-        unread, self._unread = self._unread, ""
-        matched = self._pass(unread, passed, last=True)
+        matched = self._pass(self._parts.feed(text), passed)
         return StopResult("".join(passed), matched)
+
+    def finish(self, *, cut: bool = False) -> StopResult:
+        """Return the text held back, at the end of the answer or where the answer was `cut`."""
+        passed: list[str] = []
+        matched = None
+        if self._parts is not None:
+            matched = self._pass(self._parts.finish(cut=cut), passed)
+        if matched is None:
+            matched = self._end_visible(passed)
+        return StopResult("".join(passed), matched)
+
+    def _pass(self, pieces: Iterable[TextPiece], passed: list[str]) -> str | None:
+        """Take pieces until a stop string is completed; return that."""
+        for piece in pieces:
+            if piece.is_visible:
+                result = self._feed_visible(piece.text)
+                passed.append(result.text)
+                matched = result.matched
+            else:
+                matched = self._end_visible(passed) if piece.text else None
+                passed.append("" if matched is not None else piece.text)
+            if matched is not None:
+                return matched
+        return None
+
+    def _end_visible(self, passed: list[str]) -> str | None:
+        """Take the end of visible text; return the stop string that was completed."""
+        result = self._finish_visible()
+        passed.append(result.text)
+        return result.matched
 
     def _feed_visible(self, text: str) -> StopResult:
         text = self._held + text
@@ -117,7 +136,7 @@ class StopMatcher:
         return longest
 
 
-def _overlap(text: str, marks: Iterable[str]) -> int:
+def overlap(text: str, marks: Iterable[str]) -> int:
     """Return how many characters at the end of a text may be the beginning of a mark."""
     return max(
         (

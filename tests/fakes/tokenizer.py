@@ -23,7 +23,7 @@ from semanticd.domain.generation import (
     ToolCallDelta,
     ToolCallStarted,
 )
-from semanticd.domain.stop_matcher import VisibleStops
+from semanticd.domain.stop_matcher import TextPiece, VisibleStops
 
 CHARACTERS = "\n" + "".join(chr(code) for code in range(32, 127))
 SPECIALS = ("<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|tool|>", "<|tools|>")
@@ -115,7 +115,7 @@ class CharTokenizer:
         self, prompt: ChatPrompt, stops: tuple[str, ...], *, formed: bool
     ) -> tuple[str, ...] | VisibleStops:
         """Stop outside of thinking only."""
-        return VisibleStops(stops, (("~", "~"),))
+        return VisibleStops(stops, TildeParts)
 
     def with_thinking(
         self, prompt: ChatPrompt, constraint: OutputConstraint | None, *, budget: int | None, max_tokens: int
@@ -159,6 +159,27 @@ class CharStreamDecoder:
     def finish(self) -> str:
         """Nothing is ever held back."""
         return ""
+
+
+class TildeParts:
+    """`AnswerParts`: what stands between two tildes is not seen."""
+
+    def __init__(self) -> None:
+        self._is_visible = True
+
+    def feed(self, text: str) -> list[TextPiece]:
+        """Return the text between tildes, and the tildes."""
+        pieces: list[TextPiece] = []
+        for index, piece in enumerate(text.split("~")):
+            if index:
+                pieces.append(TextPiece("~", is_visible=False))
+                self._is_visible = not self._is_visible
+            pieces.append(TextPiece(piece, is_visible=self._is_visible))
+        return pieces
+
+    def finish(self, *, cut: bool) -> list[TextPiece]:
+        """Nothing is held back."""
+        return []
 
 
 class PlainParser:

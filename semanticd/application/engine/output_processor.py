@@ -48,12 +48,12 @@ class OutputProcessor:
             if running.submission.score_prompt and token.logprob is not None:
                 # A client that requests a prompt's scores expects one for every token, this one included.
                 running.held_logprobs.append(running.describe(token))
-            text, stopped = running.flush()
+            text, stopped = running.flush(cut=False)
         else:
             text, stopped = running.take(token)
         full = len(sequence.output_ids) >= sequence.max_new_tokens
         if full and not stopped and not ended_turn:
-            more, stopped = running.flush()
+            more, stopped = running.flush(cut=True)
             text += more
         self._send(running, text)
         if stopped:
@@ -75,7 +75,7 @@ class OutputProcessor:
             pinned_bytes=ledger.pinned_bytes,
             budget_bytes=ledger.budget_bytes,
         )
-        text, stopped = running.flush()
+        text, stopped = running.flush(cut=True)
         running.is_cut_short = not stopped
         self._send(running, text)
         self._completion.end(running, FinishReason.STOP_SEQUENCE if stopped else FinishReason.LENGTH)

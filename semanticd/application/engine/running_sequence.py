@@ -268,12 +268,12 @@ class RunningSequence:
             self.held_logprobs.append(self.describe(token))
         return self._pass_on(text)
 
-    def flush(self) -> tuple[str, bool]:
-        """Return the text still held back, at the end of the answer."""
+    def flush(self, *, cut: bool) -> tuple[str, bool]:
+        """Return the text still held back, at the end of the answer or where it is `cut`; whether it was stopped."""
         text, stopped = self._pass_on(self.decoder.finish())
         if stopped:
             return text, True
-        result = self.stops.finish()
+        result = self.stops.finish(cut=cut)
         if result.matched is not None:
             self.stop_sequence = result.matched
         return self._show(text + result.text), result.matched is not None

@@ -6,6 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from semanticd.domain.stop_matcher import StopMatcher, VisibleStops
+from tests.fakes.tokenizer import TildeParts
 
 
 def run(stops: list[str] | VisibleStops, pieces: list[str]) -> tuple[str, str | None, list[str]]:
@@ -81,35 +82,14 @@ def test_however_the_text_is_cut_the_earliest_match_wins(
         assert text.startswith(matched, len(expected_text))
 
 
-HIDDEN = VisibleStops(("STOP", "###"), (("<think>", "</think>"), ("<call>", "</call>")))
-
-
 @given(st.integers(1, 9))
 @example(1)
-def test_only_text_that_is_shown_is_stopped(size: int) -> None:
-    text = "a<think>STOP ###</think>b<call>{STOP}</call>c ## STOP d"
+def test_only_text_that_is_seen_is_stopped(size: int) -> None:
+    text = "a~STOP ###~b## ~#STOP~c ST~OP~OP ### STOP d"
     pieces = [text[at : at + size] for at in range(0, len(text), size)]
-    sent, matched, _ = run(HIDDEN, pieces)
-    assert (sent, matched) == (text[: text.rindex("STOP")], "STOP")
+    sent, matched, _ = run(VisibleStops(("STOP", "###"), TildeParts), pieces)
+    assert (sent, matched) == (text[: text.rindex("###")], "###")
 
 
-@given(st.integers(1, 9))
-def test_an_answer_may_begin_with_what_is_not_shown(size: int) -> None:
-    stops = VisibleStops(("STOP",), (("<think>", "</think>"),), begins_hidden="</think>")
-    text = "STOP it</think>go STOP"
-    pieces = [text[at : at + size] for at in range(0, len(text), size)]
-    sent, matched, _ = run(stops, pieces)
-    assert (sent, matched) == ("STOP it</think>go ", "STOP")
-
-
-@given(st.lists(st.text(alphabet="ST<think>/#", max_size=8), max_size=8))
-def test_nothing_is_lost_where_nothing_stops(pieces: list[str]) -> None:
-    stops = VisibleStops(("STOPPED", "####!"), (("<think>", "</think>"), ("[", "")))
-    sent, matched, _ = run(stops, pieces)
-    assert matched is None
-    assert sent == "".join(pieces)
-
-
-def test_what_has_no_end_is_hidden_to_the_end() -> None:
-    stops = VisibleStops(("STOP",), (("[CALL]", ""),))
-    assert run(stops, ["a[CA", "LL]{STOP}", " STOP"])[:2] == ("a[CALL]{STOP} STOP", None)
+def test_nothing_is_watched_for_without_a_stop_string() -> None:
+    assert run(VisibleStops((), TildeParts), ["a~b", "~c"])[:2] == ("a~b~c", None)

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
+from semanticd.adapters.mlx.text.answer_parts import Part
 from semanticd.adapters.mlx.text.call_strings import CallStrings, HeldText
 from semanticd.adapters.mlx.text.json_call import JsonObjectReader
 from semanticd.domain.generation import (
@@ -30,8 +32,25 @@ from semanticd.domain.generation import (
 MARKERS = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>")
 """Special tokens that the parser must see."""
 
-FINAL, ENDS = "<|channel|>final<|message|>", ("<|end|>", "<|start|>")
+_FINAL, _ENDS = "<|channel|>final<|message|>", ("<|end|>", "<|start|>")
 """Markers before the text for the user, and at the end of a message."""
+
+
+def _parts() -> Mapping[str, Part]:
+    """Return the parts of an answer, of which the client sees the final message alone; an answer begins in a header."""
+    header, addressed, final = Part(), Part(), Part(is_visible=True)
+    call = Part(strings=partial(CallStrings, leading=True))
+    for part in (header, addressed, call):
+        part.marks[_FINAL] = final
+    for part in (addressed, call, final):
+        part.marks.update(dict.fromkeys(_ENDS, header))
+    header.marks["to="] = addressed
+    addressed.marks["<|message|>"] = call
+    return {"header": header, "addressed": addressed, "call": call, "final": final}
+
+
+PARTS = _parts()
+"""Parts of an answer by name, for stop strings (`answer_parts`)."""
 
 _MARKER = re.compile("|".join(re.escape(marker) for marker in MARKERS))
 _LONGEST = max(map(len, MARKERS))

@@ -220,8 +220,7 @@ class MlxOutputParser:
             self._block.reader = ElementCallReader(form.elements, parse=form.parse, tools=self._tools)
         elif form.head is not None:
             self._block.reader = JsonCallReader(form.head)
-        # Elsewhere than in JSON, quotes stand in text.
-        self._block.strings = CallStrings(leading=form.head is JSON_HEAD)
+        self._block.strings = strings_of(form)
         if form.bare:
             self._block.brackets = BracketEnd('"' if form.guard == "json" else "\"'")
 
@@ -447,6 +446,12 @@ class MlxOutputParser:
             except Exception:  # noqa: BLE001, S112 (whatever a family's parser trips over, the text is not a call)
                 continue
         return []
+
+
+def strings_of(form: CallForm) -> CallStrings:
+    """Return a reading of the strings in a block of this form, in which its end marker does not count."""
+    # Elsewhere than in JSON, quotes stand in text.
+    return CallStrings(leading=form.head is JSON_HEAD)
 
 
 def _is_begun(block: _Block) -> bool:

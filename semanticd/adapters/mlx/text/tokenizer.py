@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -19,13 +20,13 @@ from semanticd.adapters.mlx.constraints.tool_grammar import (
     optional_tool_grammar,
     tool_grammar,
 )
+from semanticd.adapters.mlx.text.answer_parts import MarkedParts, Part
 from semanticd.adapters.mlx.text.chat_template import SHORTEST, ChatTemplate, template_text
-from semanticd.adapters.mlx.text.harmony import ENDS as CHANNEL_ENDS
-from semanticd.adapters.mlx.text.harmony import FINAL as CHANNEL_FINAL
 from semanticd.adapters.mlx.text.harmony import MARKERS as CHANNEL_MARKERS
+from semanticd.adapters.mlx.text.harmony import PARTS as CHANNELS
 from semanticd.adapters.mlx.text.harmony import HarmonyParser
 from semanticd.adapters.mlx.text.literal_content import MARK, ControlTokens, pieces, protected
-from semanticd.adapters.mlx.text.output_parser import Markup, MlxOutputParser
+from semanticd.adapters.mlx.text.output_parser import Markup, MlxOutputParser, strings_of
 from semanticd.adapters.mlx.text.stream_decoder import ByteStreamDecoder, TokenBytes, WindowStreamDecoder
 from semanticd.adapters.mlx.text.tool_families import family_of
 from semanticd.application.ports.inference import OutputParser, StreamDecoder
@@ -75,6 +76,10 @@ class MlxTokenizer:
         )
         self._template = ChatTemplate(wrapper, family=self._family, canonicalize=canonicalize)
         self._markup = Markup(wrapper.think_start, wrapper.think_end, self._family.forms)
+        self._parts = {
+            "calls": _parts_of(self._markup),
+            "no calls": _parts_of(replace(self._markup, forms=())),
+        }
         # Some conversions name only the end of the document as EOS; the template's end of turn counts too.
         turns = {
             self._vocabulary[m] for m in _ENDS_OF_TURN if m in self._vocabulary and m in self._template.text
@@ -238,20 +243,11 @@ class MlxTokenizer:
     ) -> tuple[str, ...] | VisibleStops:
         """Return stop strings that do not stop inside of thinking and calls; see the port."""
         if self._speaks_in_channels:
-            return VisibleStops(
-                stops,
-                tuple((mark, CHANNEL_FINAL) for mark in CHANNEL_ENDS),
-                None if formed else CHANNEL_FINAL,
-            )
-        hidden = []
-        markup = self._markup
-        if markup.think_start and markup.think_end:
-            hidden.append((markup.think_start, markup.think_end))
-        if prompt.tools and prompt.tool_choice.mode != "none":
-            # A block after a guarded marker may be text, in which stop strings count.
-            hidden += [(f.start, f.end or "") for f in markup.forms if f.guard is None]
-        begins = markup.think_end if self._begins_thinking(prompt) else None
-        return VisibleStops(stops, tuple(hidden), begins) if hidden else stops
+            return VisibleStops(stops, partial(MarkedParts, CHANNELS["final" if formed else "header"]))
+        calls = bool(prompt.tools) and prompt.tool_choice.mode != "none"
+        parts = self._parts["calls" if calls else "no calls"]
+        begin = parts["thinking" if self._begins_thinking(prompt) else "text"]
+        return VisibleStops(stops, partial(MarkedParts, begin)) if begin.marks else stops
 
     @property
     def thinks(self) -> bool:
@@ -337,6 +333,20 @@ class MlxTokenizer:
     def compile_constraint(self, constraint: OutputConstraint) -> OutputConstraint:
         """Return the constraint with its compiled form."""
         return self.constraints.compile(constraint)
+
+
+def _parts_of(markup: Markup) -> Mapping[str, Part]:
+    """Return the two parts in which an answer may begin: text and thinking."""
+    text, thinking = Part(is_visible=True), Part()
+    if markup.think_start and markup.think_end:
+        text.marks[markup.think_start] = thinking
+        thinking.marks[markup.think_end] = text
+    for form in markup.forms:
+        # A block after a guarded marker may be text, in which stop strings count.
+        if form.guard is None:
+            ends = {form.end: text} if form.end else {}
+            text.marks[form.start] = Part(marks=ends, strings=partial(strings_of, form))
+    return {"text": text, "thinking": thinking}
 
 
 def _inferred_parser(wrapper: TokenizerWrapper) -> str | None:
