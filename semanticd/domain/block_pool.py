@@ -514,9 +514,10 @@ class BlockPool:
     def is_pinned_agent(self, agent: AgentId) -> bool:
         return agent in self._pinned
 
-    def is_pinned(self, block_hash: BlockHash) -> bool:
-        """Return whether a pinned agent holds this block."""
-        return block_hash in self._num_pins
+    def is_pinned(self, block_hash: BlockHash, *, but_by: AgentId | None = None) -> bool:
+        """Return whether a pinned agent other than `but_by` holds this block."""
+        own = but_by in self._pinned and but_by in self._holders.get(block_hash, ())
+        return self._num_pins.get(block_hash, 0) > own
 
     @property
     def num_hot_agents(self) -> int:

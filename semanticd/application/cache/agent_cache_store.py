@@ -783,10 +783,10 @@ class AgentCacheStore:
         if self._warm is not None:
             self._warm.touch(table)
 
-    def is_pinned_block(self, block_hash: BlockHash) -> bool:
-        """Return whether a block is hot and held by a pinned agent."""
+    def is_pinned_block(self, block_hash: BlockHash, *, but_by: AgentId | None = None) -> bool:
+        """Return whether a block is hot and held by a pinned agent other than `but_by`."""
         with self.lock:
-            return block_hash in self.pool and self.pool.is_pinned(block_hash)
+            return block_hash in self.pool and self.pool.is_pinned(block_hash, but_by=but_by)
 
     @property
     def has_pins(self) -> bool:

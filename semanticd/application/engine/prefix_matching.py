@@ -18,7 +18,7 @@ from semanticd.application.engine.promotion import Promotion
 from semanticd.application.engine.running_sequence import RunningSequence
 from semanticd.domain.block import Block
 from semanticd.domain.errors import OverloadedError, RequestTooLargeError
-from semanticd.domain.ids import BlockHash
+from semanticd.domain.ids import AgentId, BlockHash
 from semanticd.domain.prefix_index import MatchedBlock, PrefixMatch
 from semanticd.domain.scheduler import Scheduler
 from semanticd.domain.size_text import at_least, at_most
@@ -69,12 +69,7 @@ class PrefixMatching:
         self._refuse_what_never_fits(running)
         if not self._scheduler.others_run(running.sequence_id):
             # No other sequence will make room by ending: what leaves none for the running cache is read into it later.
-            whole = running.match
-            running.match, running.beyond = self._fitting_part(running)
-            if running.match is not whole and self._agents.let_pin_go(running.sequence.agent_id):
-                # Its own pin takes the room that its blocks are read through; it is pinned again behind its turn.
-                running.match = whole
-                running.match, running.beyond = self._fitting_part(running)
+            self._cut_to_what_fits(running)
         if not self._lookup.is_worth(running, self._compute_s(running, running.from_peers.values())):
             running.offered = None
             return self.find(running)
@@ -127,19 +122,41 @@ class PrefixMatching:
         """Return whether a block's bytes are in RAM, in the pool or in a running cache."""
         return self._store.is_hot(block_hash) or self._promotion.has(block_hash)
 
-    def _fitting_part(self, running: RunningSequence) -> tuple[PrefixMatch, tuple[MatchedBlock, ...]]:
-        """Cut the match where its blocks leave no room for the running cache; returns the fitting part and the rest."""
-        match = running.match
+    def _cut_to_what_fits(self, running: RunningSequence) -> None:
+        """Cut the match where its blocks leave no room for the running cache.
+
+        The agent's own pin is released until the turn's end where more of its blocks are read for that.
+        """
+        agent_id, whole = running.sequence.agent_id, running.match
+        running.match, running.beyond = self._fitting_part(running, whole)
+        if running.match is whole:
+            return
+        match, beyond = self._fitting_part(running, whole, without_pin=agent_id)
+        # Blocks that are read become pinned: the pin also takes the room through which those beyond the match are read.
+        gains = bool(beyond) or match.num_tokens > running.match.num_tokens
+        if gains and self._agents.let_pin_go(agent_id):
+            running.match, running.beyond = match, beyond
+
+    def _fitting_part(
+        self, running: RunningSequence, match: PrefixMatch, *, without_pin: AgentId | None = None
+    ) -> tuple[PrefixMatch, tuple[MatchedBlock, ...]]:
+        """Return the part of a match that fits next to the running cache, and the rest of it.
+
+        The pin of the agent `without_pin` does not count.
+        """
         ledger = self._store.ledger()
-        room = ledger.budget_bytes - ledger.pinned_bytes - running.bytes_alone
+        pinned = ledger.pinned_bytes
+        if without_pin is not None:
+            pinned -= self._store.pinned_bytes_of(without_pin)
+        room = ledger.budget_bytes - pinned - running.bytes_alone
         pins_stay = room >= 0
         if not pins_stay:
             # They make way for it, but not those that it begins from.
-            room += ledger.pinned_bytes
+            room += pinned
         blocks = []
         for matched in match.blocks:
             # Hot pinned blocks were subtracted already; a pinned agent's block on disk needs room like any other.
-            if not (pins_stay and self._store.is_pinned_block(matched.block.block_hash)):
+            if not (pins_stay and self._store.is_pinned_block(matched.block.block_hash, but_by=without_pin)):
                 room -= matched.block.num_bytes
             if room < 0:
                 break

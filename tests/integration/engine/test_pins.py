@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -66,6 +67,10 @@ def see_whole(rig: EngineRig, asks: list[Ask], *, max_tokens: int = LONG) -> Non
     assert "answer_cut_short" not in rig.log.events("warning")
 
 
+def note_pin(rig: EngineRig, found: list[bool]) -> None:
+    found.append(rig.tables.is_pinned(AgentId("pinned")))
+
+
 def pinned_bytes(rig: EngineRig) -> int:
     return rig.on_engine(rig.store.ledger).pinned_bytes
 
@@ -100,6 +105,34 @@ def test_the_next_turn_of_a_pinned_agent_reads_its_blocks(hot_tokens: int) -> No
             answer = rig.ask(ids, agent="pinned").answer()
             assert answer.text == TOKENS.decode(continuation(ids, 8))
             assert answer.cache.reused_hot_tokens + answer.cache.restored_warm_tokens >= 1300 - 32
+            rig.idle()
+            assert rig.tables.is_pinned(AgentId("pinned"))
+
+
+@pytest.mark.parametrize("length", [1300, PINNED_TOKENS])
+@pytest.mark.parametrize("hot_tokens", [400, 900])
+@pytest.mark.parametrize("has_state", [False, True])
+def test_a_pin_makes_way_for_its_agents_turn_only_where_more_is_read_for_that(
+    has_state: bool, hot_tokens: int, length: int
+) -> None:
+    """A snapshot fits whole or not at all: where it does not fit without the pin either, the pin stays."""
+    with EngineRig(budget_bytes=BUDGET, runner=HashRunner(has_state=has_state)) as rig:
+        ids = prompt(length)
+        rig.ask(ids, agent="pinned").answer()
+        rig.idle()
+        rig.on_engine(lambda: rig.store.make_room(BUDGET - hot_tokens * BYTES_PER_TOKEN))
+        pin(rig)
+        for _ in range(3):
+            stayed: list[bool] = []
+            with rig.held():
+                ask = rig.ask(ids, agent="pinned")
+                ask.meanwhile(partial(note_pin, rig, stayed))
+            answer = ask.answer()
+            assert answer.text == TOKENS.decode(continuation(ids, 8, has_state=has_state))
+            fits = length <= PINNED_TOKENS
+            assert stayed == [fits or has_state]
+            if fits or not has_state:
+                assert answer.cache.reused_hot_tokens + answer.cache.restored_warm_tokens >= length - 32
             rig.idle()
             assert rig.tables.is_pinned(AgentId("pinned"))
 
