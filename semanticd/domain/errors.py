@@ -18,6 +18,7 @@ SemanticError
 │   ├── QueueFullError
 │   ├── RateLimitedError
 │   ├── OutOfMemoryError
+│   ├── RanksLostError           the machines that compute together lost one of them during this request
 │   └── DrainingError
 ├── CancelledByCallerError       the client left, or the request was cancelled
 ├── ModelError
@@ -174,6 +175,12 @@ class OutOfMemoryError(OverloadedError):
     """A computation ran out of the machine's memory, again after the cache had made room."""
 
     code = "out_of_memory"
+
+
+class RanksLostError(OverloadedError):
+    """One of the machines that compute the model together was lost while the request ran; they are reconnecting."""
+
+    code = "ranks_lost"
 
 
 class DrainingError(OverloadedError):

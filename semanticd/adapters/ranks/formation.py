@@ -20,7 +20,7 @@ from semanticd.adapters.ranks.handshake import Introduction
 from semanticd.adapters.ranks.link import Link, LinkLostError, encoded
 from semanticd.adapters.ranks.wire import StepFacts, error_in
 from semanticd.application.ports.telemetry import Log
-from semanticd.domain.errors import EngineError, OverloadedError, SemanticError
+from semanticd.domain.errors import EngineError, RanksLostError, SemanticError
 
 RETRY_S = 5.0
 _PING_EVERY_S = 2.0
@@ -121,8 +121,8 @@ class Formation:
         for future in asked.values():
             future.set_exception(self._error())
 
-    def _error(self) -> OverloadedError:
-        return OverloadedError(
+    def _error(self) -> RanksLostError:
+        return RanksLostError(
             f"the machines that compute this model lost their connection: {self._ended}; they are reconnecting",
             retry_after_s=RETRY_S,
         )
@@ -135,7 +135,7 @@ class Formation:
         `first` are rank 0's own arguments where they differ.
 
         Raises:
-            OverloadedError: The formation has ended, or ends with this step.
+            RanksLostError: The formation has ended, or ends with this step.
             SemanticError: The error that all ranks concerned raised.
         """
         step = self.begin(name, *arguments, first=first)
@@ -179,7 +179,7 @@ class Formation:
         """Read the answers that have arrived; returns whether all ranks have answered the step.
 
         Raises:
-            OverloadedError: The formation has ended, or ends with this step.
+            RanksLostError: The formation has ended, or ends with this step.
             SemanticError: The error that all ranks concerned raised.
         """
         return self._answered(step, self.members, wait_s)
@@ -188,7 +188,7 @@ class Formation:
         """Return all ranks' results of an answered step.
 
         Raises:
-            OverloadedError: The formation has ended, or ends with this step.
+            RanksLostError: The formation has ended, or ends with this step.
             SemanticError: The error that all ranks concerned raised.
         """
         return self._results(step, self.members)

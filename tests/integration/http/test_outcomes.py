@@ -10,7 +10,7 @@ import pytest
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.application.services.outcomes import Outcomes
-from semanticd.domain.errors import EngineError, QueueFullError, RequestTooLargeError
+from semanticd.domain.errors import EngineError, QueueFullError, RanksLostError, RequestTooLargeError
 from tests.fakes.asgi_client import AsgiClient
 from tests.fakes.generator import ScriptedGenerator
 from tests.fakes.http_services import make_services
@@ -32,6 +32,7 @@ def served(generator: ScriptedGenerator, **config: Any) -> tuple[AsgiClient, Out
     ("error", "kind"),
     [
         (EngineError("the metal broke"), "failed"),
+        (RanksLostError("rank 1 was lost"), "failed"),
         (QueueFullError("the queue is full"), "refused"),
         (RequestTooLargeError("it never fits"), "refused"),
     ],

@@ -149,6 +149,7 @@ async def test_a_worker_that_is_killed_fails_what_runs_and_comes_back(
         failed = await asyncio.wait_for(running, 120)
         assert failed.status == 503, failed.content
         assert "lost their connection" in failed.json["error"]["message"]
+        assert [(one.kind, one.code) for one in daemon.parts.outcomes.recent()] == [("failed", "ranks_lost")]
         assert (await daemon.client.get("/health/live")).status == 200
         await daemon.serves()
         again = await next_turn(daemon, SEA, alone["sea"], agent="sea")
@@ -175,6 +176,7 @@ async def test_a_worker_that_hangs_ends_what_runs_at_the_time_limit(
         turned_away = await daemon.chat(SEA, agent="sea")
         assert turned_away.status == 503, turned_away.content
         assert "rank 1 (127.0.0.1) has not joined" in turned_away.json["error"]["message"]
+        assert [one.kind for one in daemon.parts.outcomes.recent()] == ["refused", "failed"]
         daemon.workers[0].kill()
         await daemon.serves()
         assert said(await daemon.chat(SEA, agent="sea", max_tokens=24)) == alone["sea"]

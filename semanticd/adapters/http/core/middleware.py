@@ -23,7 +23,7 @@ from semanticd.adapters.http.core.recording import Recording
 from semanticd.adapters.http.core.request_context import SCOPE_KEY, RequestContext, make_request_id
 from semanticd.adapters.http.core.routes import DeclaredRouter
 from semanticd.adapters.http.core.services import HttpServices
-from semanticd.domain.errors import CancelledByCallerError, OverloadedError, SemanticError
+from semanticd.domain.errors import CancelledByCallerError, OverloadedError, RanksLostError, SemanticError
 from semanticd.domain.ids import RequestId
 
 Scope = MutableMapping[str, Any]
@@ -143,7 +143,9 @@ class RequestContextWrapper:
             return
         known = errors.foreseen(error)
         status = errors.row_for(known).status
-        refused = status < _SERVER_ERROR or isinstance(known, OverloadedError)
+        # It is worth another try, as an overload is, but was accepted: nothing about the request or a limit ended it.
+        was_accepted = isinstance(known, RanksLostError)
+        refused = not was_accepted and (status < _SERVER_ERROR or isinstance(known, OverloadedError))
         self._services.outcomes.not_answered(
             known.code,
             known.message,

@@ -46,6 +46,7 @@ STATUSES = {
     domain.RateLimitedError: (429, 429),
     domain.OutOfMemoryError: (529, 503),
     domain.DrainingError: (529, 503),
+    domain.RanksLostError: (529, 503),
     domain.CancelledByCallerError: (409, 409),
     domain.ModelDownloadError: (503, 503),
     domain.ModelLoadError: (503, 503),
