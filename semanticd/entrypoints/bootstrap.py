@@ -226,6 +226,7 @@ def build(
     if ranks is not None:
         routing.why_away = ranks.group.why_away
         models.ranks = ranks.group
+        names.awaited = lambda: ranks.group.awaited
     arrivals = Arrivals(clock=clock, progress=progress)
     gauges = Gauges(
         engine=engine,

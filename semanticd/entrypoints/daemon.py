@@ -40,7 +40,7 @@ from semanticd.application.ports.telemetry import Log
 from semanticd.control.address import SocketPathTooLongError, socket_path_in
 from semanticd.control.private_files import UMASK, check_shared_folder
 from semanticd.control.terminal_text import many_lines
-from semanticd.domain.errors import ConfigurationError, DaemonError, SemanticError
+from semanticd.domain.errors import NO_MODEL_LOADED, ConfigurationError, DaemonError, SemanticError
 from semanticd.entrypoints.upkeep import Upkeep, heap_budget
 
 if TYPE_CHECKING:  # its imports take seconds and need the BLAS loaded first
@@ -306,8 +306,10 @@ class _Life:
         await asyncio.to_thread(upkeep.settle)
         self._say_where_nothing_is_kept()
         self.state = "ready"
-        notify_supervisor(f"READY=1\nSTATUS=serving {name}")
-        self._log.info("daemon_ready", model=name)
+        # Its user may have unloaded the first model while it was waited for, or loaded another.
+        serving = ", ".join(self._daemon.engine.models)
+        notify_supervisor(f"READY=1\nSTATUS={f'serving {serving}' if serving else NO_MODEL_LOADED}")
+        self._log.info("daemon_ready", **({"model": serving} if serving else {}))
         return None
 
     def _say_where_nothing_is_kept(self) -> None:

@@ -117,6 +117,31 @@ def test_two_machines_serve_say_who_they_are_and_end_cleanly(
     assert pair.daemon.stop() == 0
 
 
+def test_a_first_model_that_is_given_up_while_a_machine_is_awaited_is_not_said_to_be_served(
+    machines: Callable[[str, int, Path], Machines], short_tmp_path: Path
+) -> None:
+    model = write_tiny_model(short_tmp_path / "tiny", shape=Shape(heads=4, kv_heads=2))
+    pair = machines(str(model), 2, short_tmp_path / "models")
+    (worker,) = pair.workers
+    worker.terminate()
+    pair.daemon.launch()
+
+    def unloaded() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "semanticd", "models", "unload", "default"]
+        return subprocess.run(command, env=pair.daemon.env, capture_output=True, text=True, timeout=120)
+
+    deadline = time.monotonic() + ENDED_WITHIN_S
+    while (said := unloaded()).returncode:
+        assert time.monotonic() < deadline, said.stderr
+    while "daemon_ready" not in (output := pair.daemon.log.read_text()):
+        assert time.monotonic() < deadline, output
+        time.sleep(0.1)
+    (line,) = [one for one in output.splitlines() if "daemon_ready" in one]
+    assert "tiny" not in line
+    assert "no model is loaded" in httpx.get(f"{pair.daemon.url}/health/ready", timeout=60).text
+    assert pair.daemon.stop() == 0
+
+
 @pytest.mark.model
 @pytest.mark.slow
 def test_smollm2_over_three_machines_equals_one_machine(

@@ -94,8 +94,8 @@ class DaemonProcess:
         Raises:
             AssertionError: It ended, or was not ready after `within_s` seconds.
         """
-        with self.log.open("ab") as output:
-            self._process = subprocess.Popen(self._command, env=self.env, stdout=output, stderr=output)
+        self.launch()
+        assert self._process is not None
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
@@ -109,6 +109,11 @@ class DaemonProcess:
                 pass
             time.sleep(0.1)
         raise AssertionError(f"the daemon was not ready in {within_s} s: {self.log.read_text()[-2000:]}")
+
+    def launch(self) -> None:
+        """Start it, and wait for nothing."""
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(self._command, env=self.env, stdout=output, stderr=output)
 
     def stop(self) -> int:
         """Ask it to stop as Ctrl-C does; returns its exit status."""

@@ -118,7 +118,9 @@ class ServiceRig:
             ),
             progress=self.progress,
         )
-        self.models.ranks = self._ranks
+        self.models.ranks = ranks = self._ranks
+        if ranks is not None:
+            names.awaited = lambda: ranks.awaited
         routing = ModelRouting(
             engine=self.engine,
             models=self.models,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from semanticd.application.engine.loop import BlockPoolBatchEngine
@@ -28,6 +28,8 @@ class ModelNames:
         self, *, engine: BlockPoolBatchEngine, source: ModelSource, use: ModelUse, changed: ChangedFiles
     ) -> None:
         """Know the models of this engine, as far as they are not leaving, by the names of this source."""
+        self.awaited: Callable[[], str | None] = lambda: None
+        """Returns the name of the model that is to be served and comes by itself, None: there is none."""
         self._changed = changed
         self._engine = engine
         self._source = source
@@ -95,15 +97,17 @@ class ModelNames:
     def source_name(self, name: str) -> str:
         """Return the name by which the source finds a model: of a listed one from a folder of the user's, its path.
 
-        `default` is the current one, as in requests, unless a model or a profile has this name.
+        `default` is the current one, as in requests, or the one that is awaited, unless a model or a profile has this
+        name.
 
         Raises:
-            ModelNotFoundError: There is no current one.
+            ModelNotFoundError: There is no current one, and none is awaited.
         """
         if name.casefold() == DEFAULT_NAME and self._source.known_name(name) is None:
-            if self._use.current is None:
+            current = self._use.current or self.awaited()
+            if current is None:
                 raise ModelNotFoundError(NO_MODEL_LOADED, param="model")
-            name = self._use.current
+            name = current
         name = self._as_called(name)
         there = self._files.get(ModelId(name))
         return name if there is None or self._source.known_name(name) else there.entry.source

@@ -162,10 +162,14 @@ class ModelsService:
         """Delete a model's files.
 
         Raises:
-            ConflictError: The model is loaded.
+            ConflictError: The model is loaded, or is as soon as all machines that compute it are there.
         """
         if await self._names.administered(model) is not None:
             raise ConflictError(f"model {model} is loaded; unload it before removing its files")
+        if self._awaited(model) is not None:
+            raise ConflictError(
+                f"model {model} is loaded as soon as all machines have joined; unload it before removing its files"
+            )
         source_name = self._names.source_name(model)
         entry = self._source.resolve(source_name)
         found = await asyncio.to_thread(self._source.find, source_name)
@@ -202,26 +206,25 @@ class ModelsService:
 
     async def _unload(self, model: str) -> UnloadedModel:
         async with self._changing:
-            given_up = self._given_up(model)
+            awaited = self._awaited(model)
+            if self.ranks is not None and awaited is not None:
+                self.ranks.give_up()
             loaded = await self._names.administered(model)
-            if loaded is None and given_up is not None:
-                return UnloadedModel(given_up, loaded=False)
+            if loaded is None and awaited is not None:
+                return UnloadedModel(awaited, loaded=False)
             if loaded is None:
                 raise ModelNotFoundError(self._names.why_not_loaded(model), param="model")
             await self._leave(loaded)
             self._progress.settled(loaded.model_id)
         return UnloadedModel(loaded.model_id, loaded=False)
 
-    def _given_up(self, model: str) -> ModelId | None:
-        """Let the ranks await a model no longer; returns its id, or None where they did not await it."""
+    def _awaited(self, model: str) -> ModelId | None:
+        """Return the id of this model where the ranks await it, else None."""
         awaited = self.ranks.awaited if self.ranks is not None else None
-        if self.ranks is None or awaited is None:
+        if awaited is None:
             return None
         model_id = self._names.id_of(awaited)
-        if self._names.id_of(model) != model_id:
-            return None
-        self.ranks.give_up()
-        return model_id
+        return model_id if self._names.id_of(model) == model_id else None
 
     async def lose(self, model: LoadedModel) -> None:
         """Free the memory of a model whose machines are gone, and which they are to load again."""

@@ -775,6 +775,23 @@ async def test_a_model_that_ranks_await_is_unloaded_under_any_of_its_names() -> 
                 assert ranks.group.awaited is None
 
 
+async def test_the_model_that_ranks_await_is_the_default_while_none_is_loaded() -> None:
+    with contextlib.closing(ScriptedRanks(2)) as ranks:
+        async with ServiceRig(ranks=ranks.group) as rig:
+            ranks.group.awaited = "two"
+            assert (await rig.models.info("default")).id == "one"
+            assert (await rig.models.unload("default")).id == "one"
+            assert ranks.group.awaited == "two"
+            assert (await rig.models.info("default")).id == "two"
+            for name in ("two", "default"):
+                with pytest.raises(ConflictError, match="as soon as all machines have joined; unload it"):
+                    await rig.models.remove(name)
+            assert await rig.models.unload("DEFAULT") == UnloadedModel(ModelId("two"), loaded=False)
+            assert ranks.group.awaited is None
+            with pytest.raises(ModelNotFoundError, match="'default' is not loaded"):
+                await rig.models.unload("default")
+
+
 async def test_a_model_whose_ranks_were_lost_while_its_user_unloads_it_is_not_awaited() -> None:
     with contextlib.closing(ScriptedRanks(2)) as ranks:
         async with ServiceRig(ranks=ranks.group) as rig:
