@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 
 from semantic_tui.live import LiveAgent, agent_state, live_agents, request_state, waits_text
-from semanticd.control.results import AgentRow, RequestRow, StatusResult, drafts_text, step_text
+from semanticd.control.results import AgentRow, RankFacts, RequestRow, StatusResult, drafts_text, step_text
 
 _MIN_NAME = 12
 """Characters that a name keeps, however narrow the terminal is."""
@@ -189,12 +189,16 @@ def _peers(status: StatusResult) -> list[str]:
 
 def _ranks(status: StatusResult) -> list[str]:
     """Return a line for each machine that computes with the others."""
-    return [
-        f"rank {rank.rank}  {rank.address}: {rank.state or '-'}, {size(rank.memory_bytes)}, "
-        f"last step {rank.step_ms:.1f} ms, {size(rank.sent_bytes + rank.received_bytes)} exchanged"
-        + (f"; {rank.last_failure}" if rank.last_failure else "")
-        for rank in status.ranks
-    ]
+    return [_rank(rank) for rank in status.ranks]
+
+
+def _rank(rank: RankFacts) -> str:
+    text = f"rank {rank.rank}  {rank.address}: {rank.state or '-'}"
+    if rank.state == "ready":
+        text += f", {size(rank.memory_bytes)}, "
+        text += f"last step {rank.step_ms:.1f} ms" if rank.step_ms else "no step yet"
+        text += f", {size(rank.sent_bytes + rank.received_bytes)} exchanged"
+    return text + (f"; {rank.last_failure}" if rank.last_failure else "")
 
 
 def _ends(status: StatusResult) -> list[str]:

@@ -101,7 +101,8 @@ def _ranks(state: WatchState, width: int) -> list[Content]:
     text = f"{ready} of {len(ranks)} ready, {size(sum(rank.memory_bytes for rank in ranks))}"
     slowest = max(rank.step_ms for rank in ranks)
     exchanged = size(sum(rank.sent_bytes + rank.received_bytes for rank in ranks))
-    return [_text("ranks", text, f"step {slowest:.1f} ms, {exchanged} exchanged", width)]
+    step = f"step {slowest:.1f} ms" if slowest else "no step yet"
+    return [_text("ranks", text, f"{step}, {exchanged} exchanged", width)]
 
 
 def _savings(state: WatchState, width: int) -> list[Content]:

@@ -27,6 +27,8 @@ from tests.fakes.telemetry import RecordingLog
 
 KEY = "the-key-of-all-ranks"
 FINGERPRINT = ModelFingerprint("ab" * 32)
+MEMORY_BYTES, STEP_S = 2000, 0.25
+"""What each rank says with every answer: the bytes of its tensors, and the seconds of the step."""
 _COMPUTED_BY = "mlx0.32-lm0.32-a1.1.1-cpu.x86_64"
 _SPEC = ModelCacheSpec(
     fingerprint=FINGERPRINT,
@@ -138,4 +140,4 @@ def _answer(steps: Link, script: dict[str, Answer | None]) -> None:
             number, name, _, _ = steps.receive()
             answer = script[name]
             if answer is not None:
-                steps.send([number, *answer, [0, {}, 0, 0.0]])
+                steps.send([number, *answer, [0, {}, MEMORY_BYTES, STEP_S]])

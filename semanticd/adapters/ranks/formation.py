@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from semanticd.adapters.ranks.handshake import Introduction
@@ -246,7 +246,9 @@ class Formation:
         answers = [member.answers.pop(step.number) for member in members]
         failed: list[tuple[Member, Any]] = []
         for member, (_, error, facts) in zip(members, answers, strict=True):
-            member.facts = StepFacts(*facts)
+            member.facts = (
+                replace(StepFacts(*facts), seconds=0.0) if step.name in _SETUP else StepFacts(*facts)
+            )
             member.heard_at = time.monotonic()
             if error is not None:
                 failed.append((member, error))
@@ -333,5 +335,7 @@ class Formation:
             self.end(f"rank {member.rank}: {error!r}", rank=member.rank)
 
 
+_SETUP = frozenset({"find", "load"})
+"""Steps that compute nothing: their time is not that of a step."""
 _HARMLESS = frozenset({"restore", "dump", "form", "num_cached", "find"})
 """Steps after whose failure in some ranks all are as before."""

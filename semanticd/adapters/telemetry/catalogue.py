@@ -237,7 +237,9 @@ _RANKS: Mapping[str, MetricSpec] = {
     "rank_ready": MetricSpec("gauge", "1 while the rank takes part in computation, else 0.", ("rank",)),
     "rank_memory_bytes": MetricSpec("gauge", "Bytes of a rank's tensors.", ("rank",)),
     "rank_step_seconds": MetricSpec(
-        "gauge", "Time of a rank's last step, including its wait for other ranks.", ("rank",)
+        "gauge",
+        "Time of a rank's last step, including its wait for other ranks; 0 before the first step of a model.",
+        ("rank",),
     ),
     "rank_bytes_total": MetricSpec(
         "counter",

@@ -19,7 +19,7 @@ class RankFacts:
     memory_bytes: int
     """Bytes of its tensors: weights, blocks and running caches."""
     step_ms: float
-    """Duration of its last step, in milliseconds."""
+    """Duration of its last step, in milliseconds; 0 before the first one since the model was loaded."""
     sent_bytes: int
     """Sent to it since it joined: steps, and blocks to restore. Traffic between ranks is not measured."""
     received_bytes: int

@@ -178,8 +178,9 @@ def _rank(rank: RankFacts) -> str:
             f"; {rank.last_failure}" if rank.last_failure else ""
         )
     return (
-        f"{rank.rank} at {rank.address}: ready, {in_bytes(rank.memory_bytes)}, last step {rank.step_ms:.1f} ms, "
-        f"{in_bytes(rank.sent_bytes)} sent, {in_bytes(rank.received_bytes)} received"
+        f"{rank.rank} at {rank.address}: ready, {in_bytes(rank.memory_bytes)}, "
+        + (f"last step {rank.step_ms:.1f} ms, " if rank.step_ms else "no step yet, ")
+        + f"{in_bytes(rank.sent_bytes)} sent, {in_bytes(rank.received_bytes)} received"
     )
 
 

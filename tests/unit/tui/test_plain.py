@@ -123,7 +123,9 @@ def test_machines_that_compute_together_have_a_line_each() -> None:
             rank=0, address="10.0.0.1", state="ready", memory_bytes=2**30, step_ms=12.34, sent_bytes=1024
         ),
         RankFacts(rank=1, address="10.0.0.2", state="missing", last_failure="it was silent"),
+        RankFacts(rank=2, address="10.0.0.3", state="ready", memory_bytes=2**30),
     )
     lines = dashboard(replace(STATUS, ranks=ranks), (), (), width=100)
     assert "rank 0  10.0.0.1: ready, 1.0 GiB, last step 12.3 ms, 1.0 KiB exchanged" in lines
-    assert "rank 1  10.0.0.2: missing, 0 B, last step 0.0 ms, 0 B exchanged; it was silent" in lines
+    assert "rank 1  10.0.0.2: missing; it was silent" in lines
+    assert "rank 2  10.0.0.3: ready, 1.0 GiB, no step yet, 0 B exchanged" in lines

@@ -11,7 +11,8 @@ from semanticd.adapters.ranks.loader import ComputedAs, RankedLoader
 from semanticd.application.ports.inference import LoadedModel, Tokenizer
 from semanticd.application.ports.models import InstalledModel, ModelEntry
 from semanticd.domain.errors import ModelLoadError, OverloadedError
-from tests.fakes.scripted_ranks import FINGERPRINT, ScriptedRanks, error
+from semanticd.domain.ids import SequenceId
+from tests.fakes.scripted_ranks import FINGERPRINT, MEMORY_BYTES, STEP_S, ScriptedRanks, done, error
 from tests.fakes.tokenizer import CharTokenizer
 
 
@@ -80,6 +81,16 @@ def test_a_second_model_is_told_to_unload_the_first(ranks: ScriptedRanks) -> Non
             change()
         assert "has not joined" not in refused.value.message
     assert ranks.group.formation is not None, "the first one stays"
+
+
+def test_loading_is_no_step_of_the_model(ranks: ScriptedRanks) -> None:
+    ranks.joins(0, num_cached=done(7))
+    ranks.joins(1)
+    model = finish(begin(ranks))
+    assert [one.step_ms for one in ranks.group.facts()] == [0.0, 0.0]
+    assert [one.memory_bytes for one in ranks.group.facts()] == [MEMORY_BYTES] * 2
+    assert model.runner.num_cached(SequenceId(1)) == 7
+    assert [one.step_ms for one in ranks.group.facts()] == [1000 * STEP_S, 0.0]
 
 
 def test_a_load_after_another_one_left_waits_until_the_ranks_have_started_again(ranks: ScriptedRanks) -> None:

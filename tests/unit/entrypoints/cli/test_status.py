@@ -10,6 +10,7 @@ from semanticd.control.results import (
     EngineFacts,
     LoadedModelFacts,
     PeerFacts,
+    RankFacts,
     RequestRow,
     SavedFacts,
     SavingsFacts,
@@ -66,6 +67,13 @@ def test_tokens_per_step_are_said_while_guesses_are_right() -> None:
     )
     assert not line(StatusResult(engine=EngineFacts(batch_size=1)), "engine").endswith("a step")
     assert not line(StatusResult(), "guessed")
+
+
+def test_a_machine_that_has_computed_nothing_yet_has_no_last_step() -> None:
+    ranks = (RankFacts(0, "10.0.0.1", "ready", step_ms=3.21), RankFacts(1, "10.0.0.2", "ready"))
+    said = render(StatusResult(ranks=ranks))
+    assert "0 at 10.0.0.1: ready, 0 B, last step 3.2 ms, " in said
+    assert "1 at 10.0.0.2: ready, 0 B, no step yet, " in said
 
 
 def test_what_the_disk_refused_is_said() -> None:
