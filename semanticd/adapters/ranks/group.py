@@ -88,8 +88,7 @@ class RankGroup:
             DaemonError: The address cannot be listened on.
         """
         address = (self.options.hosts.first_ip, self.options.port)
-        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from semanticd.adapters.ranks.link import LinkLostError
+from semanticd.domain.reason_text import reason_of
 
 
 class RankMessages:
@@ -51,9 +52,3 @@ class RankMessages:
     def say(self, text: str) -> None:
         """Report anything else."""
         self._tell(f"semanticd: rank {self._rank}: {text.removeprefix(f'rank {self._rank} ')}")
-
-
-def reason_of(error: OSError) -> str:
-    """Return the system's words for an error, as a part of a sentence."""
-    words = str(error.strerror or error) or type(error).__name__
-    return words[:1].lower() + words[1:]

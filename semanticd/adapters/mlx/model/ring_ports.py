@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from semanticd.domain.errors import ModelLoadError
+from semanticd.domain.reason_text import reason_of
 
 _WORDS = b"semanticd ring\0"
 _GREETING = struct.Struct(f"!{len(_WORDS)}sB")
@@ -65,8 +66,8 @@ class RingPorts:
             listener.listen()
         except OSError as error:
             raise ModelLoadError(
-                f"rank {self._rank} cannot listen on its ring port {address}: {_reason(error)}; the hostfile must have "
-                f"an address of that machine at position {self._rank}, counted from 0, and the port must be free "
+                f"rank {self._rank} cannot listen on its ring port {address}: {reason_of(error)}; the hostfile must "
+                f"have an address of that machine at position {self._rank}, counted from 0, and the port must be free "
                 "(SEMANTIC_DISTRIBUTED_RING_PORT)"
             ) from error
         return listener
@@ -76,7 +77,7 @@ class RingPorts:
             try:
                 return self._greeted(address)
             except OSError as error:
-                reason = _reason(error)
+                reason = reason_of(error)
             if time.monotonic() > self._deadline:
                 raise ModelLoadError(
                     f"rank {self._rank} cannot connect to the ring port of rank {self._next} at {address}: {reason}; "
@@ -127,7 +128,7 @@ class RingPorts:
                     _receive(from_before, len(_TURN))
         except OSError as error:
             raise ModelLoadError(
-                f"rank {self._rank} lost a neighbour in the ring: {_reason(error)} ({self._all()})"
+                f"rank {self._rank} lost a neighbour in the ring: {reason_of(error)} ({self._all()})"
             ) from error
 
     def _all(self) -> str:
@@ -158,8 +159,3 @@ def _receive(connected: socket.socket, num_bytes: int) -> bytes:
 def _split(address: str) -> tuple[str, int]:
     ip, _, port = address.rpartition(":")
     return ip, int(port)
-
-
-def _reason(error: OSError) -> str:
-    text = str(error.strerror or error)
-    return text[:1].lower() + text[1:]
