@@ -208,16 +208,18 @@ def _peers(state: WatchState) -> list[Alarm]:
 
 def _ranks(state: WatchState) -> list[Alarm]:
     missing = [rank for rank in state.status.ranks if rank.state == "missing"]
-    if not missing:
+    away = state.status.model_away
+    if missing:
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        short = f"rank {missing[0].rank} is missing{others}"
+        reason = f": {missing[0].last_failure}" if missing[0].last_failure else ""
+        detail = f"The machine at {missing[0].address}{others} has not joined{reason}. "
+        remedy = "No request is computed until all have joined; run `semanticd worker` there."
+    elif away is not None:
+        short, detail, remedy = "model away", "", "It is loaded as soon as that is over."
+    else:
         return []
-    first = missing[0]
-    others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-    reason = f": {first.last_failure}" if first.last_failure else ""
-    return [
-        Alarm(
-            "warning",
-            f"rank {first.rank} is missing{others}",
-            f"The machine at {first.address}{others} has not joined{reason}. "
-            "No request is computed until all have joined; run `semanticd worker` there.",
-        )
-    ]
+    if away is not None:
+        detail = f"The model is away: {away}. "
+        remedy += " `semanticd models unload default` gives it up."
+    return [Alarm("warning", short, f"{detail}{remedy}")]

@@ -141,6 +141,11 @@ def load_text(state: WatchState, model: str) -> str:
 def unload_text(state: WatchState, model: str) -> str:
     """Return the effects of unloading a model."""
     row = _row(state, model)
+    if not row.loaded and state.status.model_away is not None:
+        return (
+            f"{model} is not loaded.\n\nAway: {state.status.model_away}\n"
+            f"If {model} is what the machines load as soon as all have joined, that is given up; else nothing changes."
+        )
     if not row.loaded:
         return f"{model} is not loaded; nothing changes."
     warning = "\nIt is the current model: requests for the default model fail until another is loaded."

@@ -159,6 +159,7 @@ def header(status: StatusResult, requests: Sequence[RequestRow] = ()) -> list[st
     return [
         f"semanticd {status.version or '?'}  {(status.state or '?').replace('_', ' ')}  up {span(status.uptime_s)}  "
         f"{status.address}  model {status.model or '-'}",
+        *([f"model   away: {status.model_away}"] if status.model_away is not None else []),
         f"engine  {engine.num_running} running, {engine.num_waiting} waiting{f' ({waits})' if waits else ''}, "
         f"prefill {engine.prefill_tokens_per_s:.0f} tok/s, decode {engine.decode_tokens_per_s:.1f} tok/s"
         + (f", {per_step}" if engine.batch_size and (per_step := step_text(engine.tokens_per_step)) else ""),

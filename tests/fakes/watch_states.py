@@ -71,6 +71,22 @@ def with_peers() -> WatchState:
     return state
 
 
+def away() -> WatchState:
+    """One of two machines that compute the model together is away, so that the model is, too."""
+    state = busy()
+    lost = "rank 1 (10.0.0.2): the connection was closed"
+    status = {
+        **control_script.status(119), "state": "no_model", "model": None, "models": [],
+        "ranks": [
+            {"rank": 0, "address": "10.0.0.1", "state": "joined"},
+            {"rank": 1, "address": "10.0.0.2", "state": "missing", "last_failure": lost},
+        ],
+        "model_away": f"the machines lost their connection ({lost}); rank 1 (10.0.0.2) has not joined",
+    }  # fmt: skip
+    state.take("status", status)
+    return state
+
+
 def crowded() -> WatchState:
     """Five hundred agents of five thousand, some with names longer than any column; those take up every place."""
     state = busy()

@@ -106,6 +106,19 @@ async def test_a_click_lists_alarms_or_the_missing_daemon(
         assert "Nothing needs attention" not in said(app)
 
 
+def test_a_model_that_is_away_is_an_alarm_with_the_reason_and_the_remedy() -> None:
+    state = watch_states.away()
+    (alarm,) = [one for one in alarms(state) if one.short == "rank 1 is missing"]
+    assert alarm.detail.startswith(f"The model is away: {state.status.model_away}. ")
+    assert "run `semanticd worker` there. `semanticd models unload default` gives it up" in alarm.detail
+    # All are there, and the model still is not.
+    state.status = replace(state.status, ranks=(), model_away="rank 1 has another model")
+    (alarm,) = [one for one in alarms(state) if one.short == "model away"]
+    assert "rank 1 has another model" in alarm.detail
+    state.status = replace(state.status, model_away=None)
+    assert not [one for one in alarms(state) if "away" in one.short]
+
+
 @pytest.mark.parametrize(("free", "level"), [(2**33, "warning"), (2**30, "warning"), (2**20, "error")])
 def test_one_volume_is_one_alarm(free: int, level: str) -> None:
     state = watch_states.busy()

@@ -117,6 +117,12 @@ def test_an_older_daemon_that_tells_less_is_shown_too() -> None:
     assert "? " in dashboard(read(StatusResult, {}), [], [read(RequestRow, {"id": "r"})])
 
 
+def test_a_model_that_is_away_has_a_line_with_the_reason() -> None:
+    lines = dashboard(replace(STATUS, model=None, model_away="rank 1 has not joined"), (), (), width=100)
+    assert "\nmodel   away: rank 1 has not joined\n" in lines
+    assert "model   away" not in dashboard(STATUS, (), (), width=100)
+
+
 def test_machines_that_compute_together_have_a_line_each() -> None:
     ranks = (
         RankFacts(

@@ -48,8 +48,9 @@ STATES: dict[str, Callable[[], WatchState]] = {
     "rolled-back": watch_states.rolled_back,
     "crowded": watch_states.crowded,
     "peers": watch_states.with_peers,
+    "away": watch_states.away,
 }
-_SCREENS_OF = {"crowded": ("dashboard", "agent", "requests"), "peers": ("dashboard",)}
+_SCREENS_OF = {"crowded": ("dashboard", "agent", "requests"), "peers": ("dashboard",), "away": ("dashboard",)}
 """Of states that show themselves on some screens only."""
 _TILES_OF = {"crowded": (watch_states.WIDE_NAME, watch_states.COMBINED_NAME, watch_states.LONG_NAME)}
 _FOLDER = Path(__file__).parent / "__snapshots__"
