@@ -78,7 +78,13 @@ def main() -> int:
         messages.say(error.message)
         return EXIT_REFUSED if isinstance(error, RefusedError) else 1
     messages.joined()
-    shards = Shards(store[0] if store else None)
+
+    def waits_for() -> str:
+        text = loader.waits_for()
+        messages.waits_in_ring(text)
+        return text
+
+    shards = Shards(store[0] if store else None, waits_for=waits_for)
     executor = StepExecutor(loader, shards, rank=order.rank, tell=messages.say)
 
     def end(reason: str) -> None:

@@ -12,6 +12,7 @@ from semanticd.adapters.config import Settings
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore, WarmOptions
 from semanticd.adapters.mlx.model.compute_revision import compute_revision
 from semanticd.adapters.mlx.model.loader import ComputeOptions, MlxModelLoader
+from semanticd.adapters.mlx.model.ring_ports import RingPorts
 from semanticd.adapters.mlx.model.sharding import Ring, device_kind, spread_of
 from semanticd.adapters.mlx.platform.device import MlxMemory
 from semanticd.adapters.mlx.platform.heap import limit_buffer_cache
@@ -34,6 +35,7 @@ class MlxShardLoader:
     def __init__(self, settings: Settings, *, rank: int) -> None:
         self._settings = settings
         self._rank = rank
+        self._ports: RingPorts | None = None
 
     def identity(self) -> tuple[str, str]:
         """Return the device's kind and the compute revision."""
@@ -56,6 +58,10 @@ class MlxShardLoader:
             ),
         )
 
+    def waits_for(self) -> str:
+        """Return which neighbour's port the loading waits for, in a sentence; empty: for none. Any thread."""
+        return self._ports.waits_for if self._ports is not None else ""
+
     def memory_bytes(self) -> int:
         """Return what tensors take in this process."""
         return int(mx.get_active_memory())
@@ -74,8 +80,11 @@ class MlxShardLoader:
         plan = budget_plan(self._settings, device)
         limit_buffer_cache(buffer_cache_bytes(device, budget_bytes=plan.budget_bytes(0)))
         memory = MlxMemory(device, log=NullLog(), wired=None)
+        self._ports = RingPorts(rank=self._rank, ring=order.ring, limit_s=order.limit_s)
         try:
-            ring = Ring.form(rank=self._rank, ring=order.ring, limit_s=order.limit_s, mode=mode)
+            ring = Ring.form(
+                rank=self._rank, ring=order.ring, limit_s=order.limit_s, mode=mode, ports=self._ports
+            )
         except ModelLoadError as error:
             # Nothing is wrong with the model: a neighbour was lost, and may come back.
             raise OverloadedError(error.message, retry_after_s=RETRY_S) from error

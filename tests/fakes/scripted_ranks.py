@@ -67,14 +67,14 @@ LOADED = done(
 class ScriptedRanks:
     """A group that listens on this machine, and those who have joined it."""
 
-    def __init__(self, world_size: int) -> None:
+    def __init__(self, world_size: int, *, timeout_s: float = 60.0) -> None:
         self.port = free_port()
         self.log = RecordingLog()
         options = GroupOptions(
             hosts=Hosts(tuple((f"127.0.0.1:{rank + 1}",) for rank in range(world_size))),
             port=self.port,
             key=KEY,
-            timeout_s=60.0,
+            timeout_s=timeout_s,
             expected=Expected("1.2.3", "cpu", _COMPUTED_BY, world_size),
         )
         self.group = RankGroup(options, log=self.log)
@@ -82,17 +82,19 @@ class ScriptedRanks:
         self._links: list[tuple[int, Link]] = []
         self._num_joined = 0
 
-    def joins(self, rank: int, *, lost: LostFile | None = None, **answers: Answer | None) -> None:
+    def joins(
+        self, rank: int, *, lost: LostFile | None = None, pong: str | None = "", **answers: Answer | None
+    ) -> None:
         """Let a rank join that does its steps; `answers` are others by the step's name, None: it says nothing.
 
-        It has no blocks; `lost` is what happened to their files.
+        It has no blocks; `lost` is what happened to their files. `pong` answers a ping, None: nothing does.
         """
         self._num_joined += 1
         steps, blocks = (self._link(rank, kind) for kind in ("steps", "blocks"))
         self._links += [(rank, steps), (rank, blocks)]
         script: dict[str, Answer | None] = {"find": done(), "load": LOADED, **answers}
         threading.Thread(target=_answer, args=(steps, script), daemon=True).start()
-        threading.Thread(target=_answer_blocks, args=(blocks, lost), daemon=True).start()
+        threading.Thread(target=_answer_blocks, args=(blocks, lost, pong), daemon=True).start()
         deadline = time.monotonic() + 60
         while rank in self.group.missing():
             assert time.monotonic() < deadline
@@ -124,13 +126,15 @@ class ScriptedRanks:
             link.close()
 
 
-def _answer_blocks(blocks: Link, lost: LostFile | None) -> None:
+def _answer_blocks(blocks: Link, lost: LostFile | None, pong: str | None) -> None:
     """Answer as a rank whose disk has no blocks, because this happened to their files."""
     with contextlib.suppress(OSError, ValueError):
         blocks.wait_for_ever()
         while True:
             number, name, _ = blocks.receive()
-            blocks.send([number, [False, lost] if name == "read" else None, None])
+            if name != "ping" or pong is not None:
+                answers = {"read": [False, lost], "ping": pong}
+                blocks.send([number, answers.get(name), None])
 
 
 def _answer(steps: Link, script: dict[str, Answer | None]) -> None:

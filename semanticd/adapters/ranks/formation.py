@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from semanticd.adapters.ranks.handshake import Introduction
@@ -23,6 +24,8 @@ from semanticd.application.ports.telemetry import Log
 from semanticd.domain.errors import EngineError, RanksLostError, SemanticError
 
 RETRY_S = 5.0
+LOADING_SILENCE_S = 120.0
+"""Minimum time limit for the silence of a rank that loads the model, in seconds: imports may hold Python's lock."""
 _PING_EVERY_S = 2.0
 _LONGEST_WAIT_S = 0.5
 _FAILED_S = 2.0
@@ -41,6 +44,8 @@ class Member:
     facts: StepFacts | None = None
     heard_at: float = field(default_factory=time.monotonic)
     answers: dict[int, Any] = field(default_factory=dict)
+    waits_for: str = ""
+    """Its last report of the neighbour that it waits for while the ring is formed; empty: none."""
 
     def close(self) -> None:
         """End both links; the process ends with them."""
@@ -75,6 +80,7 @@ class Formation:
         self.members = tuple(members)
         self.model_id = model_id
         self.timeout_s = timeout_s
+        self.loading_silence_s = LOADING_SILENCE_S
         self.fingerprint = ""
         """Of the model that the ranks hold."""
         self._log = log
@@ -105,6 +111,13 @@ class Formation:
     def ended(self) -> str | None:
         """Reason why no further step can run; None if all ranks work."""
         return self._ended
+
+    @property
+    def waits_for(self) -> str:
+        """Report of the neighbour that a rank waits for while the model is loaded; empty: none."""
+        if self.fingerprint:
+            return ""
+        return next((member.waits_for for member in self.members if member.waits_for), "")
 
     def end(self, reason: str, *, rank: int | None = None, wanted: bool = False) -> None:
         """End all links, and with them the ranks' processes; any thread, idempotent. `rank` is the one at fault."""
@@ -299,19 +312,24 @@ class Formation:
         now = time.monotonic()
         if self._ended is not None:
             return
-        for member in self.members:
-            if now - member.heard_at > self.timeout_s:
-                self.end(
-                    f"rank {member.rank} ({member.address}) was silent for {self.timeout_s:g} s",
-                    rank=member.rank,
-                )
-                return
+        limit_s = self.timeout_s if self.fingerprint else max(self.timeout_s, self.loading_silence_s)
+        member = min(self.members, key=lambda one: one.heard_at)
+        if now - member.heard_at > limit_s:
+            self.end(f"rank {member.rank} ({member.address}) was silent for {limit_s:g} s", rank=member.rank)
+            return
         if now - self._pinged_at >= _PING_EVERY_S:
             self._pinged_at = now
             for member in self.members:
                 # One that takes nothing more is as good as silent, and must not hold up others.
                 if member.blocks.takes_more():
-                    self.ask(member, "ping")
+                    self.ask(member, "ping").add_done_callback(partial(self._ponged, member))
+
+    def _ponged(self, member: Member, done: Future[Any]) -> None:
+        """Take what a rank waits for, and log it once."""
+        text = "" if done.exception() is not None else str(done.result() or "")
+        if text and text != member.waits_for:
+            self._log.warning("rank_waits", rank=member.rank, address=member.address, reason=text)
+        member.waits_for = text
 
     def _listen(self, member: Member) -> None:
         """Take a rank's answers about blocks, until the formation ends."""

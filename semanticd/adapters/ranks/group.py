@@ -261,8 +261,14 @@ class RankGroup:
         return f"{known}; {self.why_missing()}" if known else self.why_missing()
 
     def why_away(self) -> str | None:
-        """Return why the model that is awaited is not there yet; None: it is, or none is awaited."""
-        return self.why_not_ready() if self.awaited is not None and self.formation is None else None
+        """Return why the model that is awaited is not there yet; None: it is, none is awaited, or it just loads.
+
+        While it loads, a rank may wait for another one: that is a reason, whether it was awaited or not.
+        """
+        formation = self.formation
+        if formation is not None:
+            return formation.waits_for or None
+        return self.why_not_ready() if self.awaited is not None else None
 
     def why_taken(self, model_id: str) -> str | None:
         """Return why this model cannot be loaded now: the ranks compute another one; None: they do not."""

@@ -25,7 +25,7 @@ from semanticd.domain.model_cache_spec import ModelCacheSpec
 
 _SLICE_S = 0.005
 _LOAD_LIMIT_S = 1800.0
-"""Maximum time for loading on all ranks, in seconds; their links show that they are alive."""
+"""Maximum time for loading on all ranks, in seconds; their answers to pings show that they are alive."""
 
 
 class ModelText(Protocol):
@@ -103,8 +103,8 @@ class RankedLoader:
                 spec = _common(results, fingerprint=installed.fingerprint)
                 formation.fingerprint = str(spec.fingerprint)
                 on_progress(0.9)
-                yield from _done(self._follow_up(formation, spec))
-                yield from _done([reading_text])
+                yield from _done(formation, self._follow_up(formation, spec))
+                yield from _done(formation, [reading_text])
                 tokenizer = reading_text.result()
         except OverloadedError as error:
             formation.end(f"loading {installed.model_id} failed: {error.message}")
@@ -177,6 +177,7 @@ class RankedLoader:
         deadline = time.monotonic() + _LOAD_LIMIT_S
         while not formation.poll(step, wait_s=_SLICE_S):
             yield
+            formation.check()
             if (failure := formation.failure_of(step)) is not None:
                 raise failure
             if time.monotonic() > deadline:
@@ -185,9 +186,10 @@ class RankedLoader:
         return results
 
 
-def _done(futures: Sequence[Future[Any]]) -> Generator[None, None, None]:
+def _done(formation: Formation, futures: Sequence[Future[Any]]) -> Generator[None, None, None]:
     while not all(future.done() for future in futures):
         yield
+        formation.check()
         time.sleep(_SLICE_S)
 
 

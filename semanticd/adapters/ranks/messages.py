@@ -24,6 +24,7 @@ class RankMessages:
         self._retry_s = retry_s
         self._tell = tell
         self._reported = ""
+        self._waits_for = ""
 
     def cannot_join(self, error: OSError) -> None:
         """Report why the daemon does not have this rank yet."""
@@ -38,6 +39,12 @@ class RankMessages:
         if text != self._reported:
             self._reported = text
             self.say(f"{text}; trying again every {self._retry_s:g} s")
+
+    def waits_in_ring(self, text: str) -> None:
+        """Report once which neighbour's port this rank waits for; an empty text: for none."""
+        if text and text != self._waits_for:
+            self.say(text)
+        self._waits_for = text
 
     def joined(self) -> None:
         """Report that both links are open."""

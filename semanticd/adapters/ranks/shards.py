@@ -31,9 +31,13 @@ class NamedBlocks(WarmStore, Protocol):
 class Shards:
     """The shards that lie between model and disk, under the daemon's numbers. Any thread."""
 
-    def __init__(self, store: NamedBlocks | None) -> None:
-        """`store` is this machine's; rank 0 has none, for the daemon keeps its shards."""
+    def __init__(self, store: NamedBlocks | None, *, waits_for: Callable[[], str] = lambda: "") -> None:
+        """`store` is this machine's; rank 0 has none, for the daemon keeps its shards.
+
+        `waits_for` returns what the other thread waits for at the moment, which the daemon hears with each ping.
+        """
         self._store = store
+        self._waits_for = waits_for
         self._lock = threading.Lock()
         self._copied: dict[int, tuple[TensorBytes, ...]] = {}
         """By handle: copied out of the model, and not written yet."""
@@ -67,7 +71,7 @@ class Shards:
         """Run the daemon's command; `answer` is called now or when the disk is done."""
         store = self._store
         if name == "ping":
-            answer(None, None)
+            answer(self._waits_for(), None)
         elif name == "forget":
             with self._lock:
                 for number in arguments[0]:

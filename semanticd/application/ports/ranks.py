@@ -35,7 +35,10 @@ class Ranks(Protocol):
         """Return the ranks in their order; waits for nothing."""
 
     def why_away(self) -> str | None:
-        """Return why the model that is awaited is not there yet; None: it is, or none is awaited."""
+        """Return why the model that is awaited is not there yet; None: it is, none is awaited, or it just loads.
+
+        While it loads, a rank may wait for another one: that is a reason, whether it was awaited or not.
+        """
 
     def why_taken(self, model_id: str) -> str | None:
         """Return why this model cannot be loaded now: the ranks compute another one; None: they do not."""

@@ -27,6 +27,8 @@ _GREETING = struct.Struct(f"!{len(_WORDS)}sB")
 _TURN = b"\1"
 _RETRY_S = 0.1
 _ATTEMPT_S = 5.0
+_PATIENCE_S = 5.0
+"""Seconds until a missing neighbour is reported; ranks begin at different times."""
 _LATER_S = 2.0
 """Seconds that accepting outlasts connecting: the rank that cannot connect knows the reason, and reports first."""
 
@@ -34,12 +36,20 @@ _LATER_S = 2.0
 class RingPorts:
     """One rank's ports, and those of its neighbours."""
 
-    def __init__(self, *, rank: int, ring: Sequence[Sequence[str]], limit_s: float) -> None:
-        """Check `ring`, the addresses (`ip:port`) of all ranks, as `rank`; connecting may take `limit_s`."""
+    def __init__(
+        self, *, rank: int, ring: Sequence[Sequence[str]], limit_s: float, patience_s: float = _PATIENCE_S
+    ) -> None:
+        """Check `ring`, the addresses (`ip:port`) of all ranks, as `rank`; connecting may take `limit_s`.
+
+        After `patience_s` seconds, `waits_for` says what is waited for.
+        """
+        self.waits_for = ""
+        """Port that this rank cannot connect to yet, and why, in a sentence; any thread may read it."""
         self._rank = rank
         self._ring = ring
         self._next = (rank + 1) % len(ring)
         self._before = (rank - 1) % len(ring)
+        self._patient_until = time.monotonic() + patience_s
         self._deadline = time.monotonic() + limit_s
         self._open = contextlib.ExitStack()
 
@@ -73,16 +83,23 @@ class RingPorts:
         return listener
 
     def _connected(self, address: str) -> socket.socket:
+        port = f"the ring port of rank {self._next} at {address}"
         while True:
             try:
-                return self._greeted(address)
+                connected = self._greeted(address)
             except OSError as error:
                 reason = reason_of(error)
-            if time.monotonic() > self._deadline:
+            else:
+                self.waits_for = ""
+                return connected
+            now = time.monotonic()
+            if now > self._deadline:
                 raise ModelLoadError(
-                    f"rank {self._rank} cannot connect to the ring port of rank {self._next} at {address}: {reason}; "
+                    f"rank {self._rank} cannot connect to {port}: {reason}; "
                     f"open that port in the firewalls between them ({self._all()})"
                 )
+            if now > self._patient_until:
+                self.waits_for = f"rank {self._rank} waits for {port}: {reason}"
             time.sleep(_RETRY_S)
 
     def _greeted(self, address: str) -> socket.socket:

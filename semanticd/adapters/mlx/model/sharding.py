@@ -133,15 +133,25 @@ class Ring:
     mode: Spread = "tensor"
 
     @classmethod
-    def form(cls, *, rank: int, ring: Sequence[Sequence[str]], limit_s: float, mode: Spread) -> Ring:
+    def form(
+        cls,
+        *,
+        rank: int,
+        ring: Sequence[Sequence[str]],
+        limit_s: float,
+        mode: Spread,
+        ports: RingPorts | None = None,
+    ) -> Ring:
         """Connect to the neighbours; once in a process, which ends where MLX takes longer.
+
+        `ports` are checked first (None: by a check that no one watches).
 
         Raises:
             ModelLoadError: The other ranks cannot be reached; the message has their addresses.
         """
         if len(ring) == 1:
             return cls(None, 0, 1, mode)
-        RingPorts(rank=rank, ring=ring, limit_s=limit_s).check()
+        (ports or RingPorts(rank=rank, ring=ring, limit_s=limit_s)).check()
         with (
             tempfile.NamedTemporaryFile("w", suffix=".json", prefix="semanticd-ring-") as file,
             Path(os.devnull).open("w") as nowhere,

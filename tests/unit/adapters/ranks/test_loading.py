@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator
 
@@ -132,6 +133,35 @@ def test_a_model_that_a_rank_cannot_load_is_no_loss_either(ranks: ScriptedRanks)
         finish(begin(ranks))
     assert failed.value.__cause__ is None, "a retry would not help"
     assert ranks.group.num_failures == 0
+
+
+def test_what_a_rank_waits_for_while_the_ring_is_formed_is_told(ranks: ScriptedRanks) -> None:
+    waits = "rank 0 waits for the ring port of rank 1 at 127.0.0.1:2: timed out"
+    ranks.joins(0, load=None, pong=waits)
+    ranks.joins(1, load=None)
+    steps = begin(ranks)
+    step_until(steps, lambda: ranks.group.formation is not None)
+    assert ranks.group.why_away() is None, "it loads"
+    step_until(steps, lambda: ranks.group.why_away() == waits)
+    steps.close()
+    told = [fields for _, event, fields in ranks.log.lines if event == "rank_waits"]
+    assert [(one["rank"], one["reason"]) for one in told] == [(0, waits)], "once"
+
+
+def test_a_rank_that_hangs_while_it_loads_is_lost() -> None:
+    with contextlib.closing(ScriptedRanks(2, timeout_s=0.5)) as ranks:
+        ranks.joins(0, load=None)
+        ranks.joins(1, load=None, pong=None)
+        steps = begin(ranks)
+        step_until(steps, lambda: ranks.group.formation is not None)
+        formation = ranks.group.formation
+        assert formation is not None
+        first, second = formation.members
+        step_until(steps, lambda: first.heard_at > second.heard_at + 1.0)
+        formation.loading_silence_s = 0.8
+        with pytest.raises(ModelLoadError, match=r"rank 1 \(127.0.0.1\) was silent for 0.8 s") as failed:
+            finish(steps)
+        assert isinstance(failed.value.__cause__, OverloadedError)
 
 
 @pytest.mark.parametrize("how", ["gone", "without a ring"])

@@ -39,6 +39,13 @@ def test_a_reason_is_reported_once_and_again_when_it_changes() -> None:
     assert lines == [f"semanticd: rank 1: {line}" for line in expected]
 
 
+def test_a_neighbour_that_is_waited_for_is_reported_once() -> None:
+    told, lines = messages()
+    for text in ("", "rank 1 waits for rank 2", "rank 1 waits for rank 2", ""):
+        told.waits_in_ring(text)
+    assert lines == ["semanticd: rank 1: waits for rank 2"]
+
+
 def test_joining_and_the_loss_of_the_connection_are_reported_with_the_address() -> None:
     told, lines = messages(host="fd00::1")
     told.joined()

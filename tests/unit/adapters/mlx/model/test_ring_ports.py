@@ -70,6 +70,22 @@ def test_a_port_that_is_closed_is_named_by_the_rank_that_needs_it_and_by_its_own
     assert f"rank 1 has not connected to the ring port of rank 2 at {ring[2][0]}" in after
 
 
+def test_a_rank_says_which_port_it_waits_for_before_it_gives_up() -> None:
+    ring = ring_of(1, 1)
+    (away,) = ring[1]
+    first = RingPorts(rank=0, ring=ring, limit_s=600, patience_s=0.2)
+    with ThreadPoolExecutor(1) as pool:
+        checking = pool.submit(first.check)
+        deadline = time.monotonic() + 60
+        while not first.waits_for:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert first.waits_for == f"rank 0 waits for the ring port of rank 1 at {away}: connection refused"
+        RingPorts(rank=1, ring=ring, limit_s=600).check()
+        checking.result(60)
+    assert first.waits_for == ""
+
+
 def test_a_rank_that_nothing_reaches_names_its_own_port() -> None:
     ring = ring_of(1, 1)
     ((own,), (other,)) = ring
