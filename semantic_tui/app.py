@@ -427,6 +427,10 @@ class Dashboard(App[None]):
     def action_help(self) -> None:
         self.push_screen(HelpPage())
 
+    def watch_theme(self) -> None:
+        """Have the new theme's colours at once: Textual computes them later, and a drawing may come before that."""
+        self.get_css_variables()
+
     def action_theme(self) -> None:
         self.theme = LIGHT.name if self.current_theme.dark else DARK.name
         self.preferences.change(theme="dark" if self.current_theme.dark else "light")

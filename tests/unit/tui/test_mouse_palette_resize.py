@@ -13,6 +13,7 @@ from textual.widgets import Input, RichLog
 from semantic_tui.app import SCREENS, Dashboard
 from semantic_tui.screens.agent import Tile
 from semantic_tui.screens.dialogs import ConfirmDialog, TextDialog, WordDialog
+from semantic_tui.screens.log import LogScreen
 from semantic_tui.widgets.keys_line import KeysLine
 from semantic_tui.widgets.rows_table import RowsTable
 from semantic_tui.widgets.shown_text import ShownText
@@ -184,6 +185,26 @@ async def test_the_log_is_wrapped_anew_and_has_the_themes_colours(until: Until) 
                 }
             ),
         )
+
+
+async def test_a_drawing_right_after_a_change_of_theme_has_its_colours(until: Until) -> None:
+    app = busy(screen="log")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(
+            pilot, lambda: bool(app.screen.query(RichLog)) and bool(app.screen.query_one(RichLog).lines)
+        )
+        log = app.screen.query_one(RichLog)
+
+        def colours() -> set[str]:
+            return {
+                segment.style.color.name for segment in log.lines[0] if segment.style and segment.style.color
+            }
+
+        before = colours()
+        app.action_theme()
+        assert isinstance(app.screen, LogScreen)
+        app.screen.refresh_from(app.state)
+        await until(pilot, lambda: colours() != before)
 
 
 async def test_a_verdict_keeps_its_lines_after_changes_elsewhere(
